@@ -1,0 +1,372 @@
+"""Configuration: one strict, frozen model per component. YAML holds the values, this file holds the rules.
+
+Resolution order, later wins: config/config.yaml, config/scale/{scale}.yaml beside it, overrides (command line).
+Nothing here imports torch, so that a bad key is reported in a moment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dm2core import RESULTS_VERSION
+from dm2core.env.scenario import known_maps, load_scenario
+
+Method = Literal["ippo", "dm2"]
+METHODS: tuple[Method, ...] = ("ippo", "dm2")
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one line: key, value, what is allowed."""
+
+
+class Strict(BaseModel):
+    """Unknown keys and silent conversions are errors; instances cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+M = TypeVar("M", bound=Strict)
+
+
+class Switches(Strict):
+    """Where the released code and the paper's text differ; each has an id in docs/deviations.md."""
+
+    absorbing_padding: bool  # D05: padded rows up to the limit are trained on and paid
+    terminal_row: bool  # D30: the never executed action after the last step is a training row
+    t0_last_action_leak: bool  # D04: at t=0 the update feeds the action about to be taken as the last action
+    drop_last_episode: bool  # D10: the last episode of a batch never enters a gradient
+    freeze_value_head: bool  # D06: the value head keeps its initial weights
+    value_norm: Literal["none", "valuenorm"]  # D06: running normalisation of value targets
+    value_clip: Literal["raw", "normalized", "off"]  # D07: unit in which value changes are clipped
+    huber_one_sided: bool  # D08: value errors below -delta cost nothing
+    imitation_reward: Literal["logit", "neglog_agent"]  # D01: f(o), or -log P(agent)
+
+
+class PPO(Strict):
+    """PPO and the networks, the same for every map."""
+
+    gamma: Fraction
+    gae_lambda: Fraction
+    lr: Positive
+    adam_eps: Positive
+    entropy_coef: Annotated[float, Field(ge=0)]
+    value_coef: Positive
+    huber_delta: Positive
+    max_grad_norm: Positive
+    hidden_size: Count
+    minibatches: Count
+
+
+class Discriminator(Strict):
+    """Per-agent GAIL discriminator."""
+
+    lr: Positive
+    hidden_size: Count
+    steps: Count  # Adam steps per PPO iteration
+    episodes_per_step: Count  # per side
+    gp_coef: Annotated[float, Field(ge=0)]
+
+
+class MapParams(Strict):
+    """What the authors set per map."""
+
+    episodes_per_update: Annotated[int, Field(gt=1)]
+    ppo_epochs: Count
+    clip_eps: Annotated[float, Field(gt=0, lt=1)]
+    imitation_coef: Annotated[float, Field(ge=0)]
+
+
+class Budget(Strict):
+    """How long cells train and how they are evaluated."""
+
+    env_steps: Count
+    expert_env_steps: Count
+    eval_every: Count  # env steps between evaluations, and between an expert's checkpoints
+    eval_episodes: Count
+
+
+class DemoSettings(Strict):
+    """How demonstrations are drawn."""
+
+    episodes: Count  # per agent
+    card_episodes: Count  # battles that measure a win rate for the card
+
+
+class Ablation(Strict):
+    """What figures/demo_ablation shows."""
+
+    maps: Annotated[list[str], Field(min_length=1)]
+    expert: Annotated[str, Field(pattern=r"^ippo-(q\d{1,3}|s\d+k)$")]
+
+
+class Config(Strict):
+    """The whole protocol."""
+
+    scale: Literal["smoke", "quick", "paper"]
+    env: Literal["embedded"]
+    results: str
+    profile: str
+    profiles: dict[str, Switches]
+    switches: dict[str, bool | str]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    expert_seeds: Annotated[list[Seed], Field(min_length=1)]
+    eval_seed: Seed
+    dtype: Literal["float32", "float64"]
+    budget: Budget
+    ppo: PPO
+    discriminator: Discriminator
+    demos: DemoSettings
+    maps: dict[str, MapParams]
+    demo_ablation: Ablation
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> Config:
+        for key, names in (("maps", list(self.maps)), ("demo_ablation.maps", self.demo_ablation.maps)):
+            for name in names:
+                if name not in known_maps():
+                    raise ConfigError(f"{key}: {_unknown('map', name, known_maps())}")
+        for name in self.demo_ablation.maps:
+            self.map_params(name)
+            needed = load_scenario(name).n_agents
+            if len(set(self.expert_seeds)) < needed:
+                raise ConfigError(
+                    f"expert_seeds: {len(set(self.expert_seeds))} distinct seeds, but {name} needs {needed}: "
+                    "independent demonstrations take one expert team per agent"
+                )
+        for key, seeds in (("seeds", self.seeds), ("expert_seeds", self.expert_seeds)):
+            if len(set(seeds)) < len(seeds):
+                raise ConfigError(f"{key}: {seeds} holds a seed twice; every seed must be different")
+        if self.profile not in self.profiles:
+            raise ConfigError(f"profile: {_unknown('profile', self.profile, list(self.profiles))}")
+        self.resolved_switches()
+        return self
+
+    def map_params(self, map_name: str) -> MapParams:
+        """Settings of one map; ConfigError if the map has none."""
+        if map_name not in self.maps:
+            raise ConfigError(f"maps: {_unknown('map', map_name, list(self.maps))}")
+        return self.maps[map_name]
+
+    def resolved_switches(self) -> Switches:
+        """The chosen profile with single flips applied."""
+        merged = self.profiles[self.profile].model_dump() | self.switches
+        return _validated(Switches, merged, "switches")
+
+
+class CellConfig(Strict):
+    """Everything that decides one cell's numbers, resolved; its digest decides reruns."""
+
+    map_name: str
+    env: Literal["embedded"]
+    method: Method
+    demos: str  # id of the demonstration set, "none" for methods without one
+    demos_sha256: str  # of the demonstration file, "" without one
+    seed: Seed
+    eval_seed: Seed
+    env_steps: Count
+    eval_every: Count
+    eval_episodes: Count
+    keep_checkpoints: bool  # experts keep the policy at every evaluation
+    dtype: Literal["float32", "float64"]
+    switches: Switches
+    ppo: PPO
+    map_params: MapParams
+    discriminator: Discriminator
+    results_version: int
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the canonical JSON of every field."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+
+
+def cell_config(
+    config: Config,
+    *,
+    map_name: str,
+    method: str,
+    seed: int,
+    demos: str = "none",
+    demos_sha256: str = "",
+    expert: bool = False,
+) -> CellConfig:
+    """Resolve one cell; experts train `expert_env_steps` and keep checkpoints."""
+    if map_name not in known_maps():
+        raise ConfigError(f"map: {_unknown('map', map_name, known_maps())}")
+    if method not in METHODS:
+        raise ConfigError(f"method: {_unknown('method', method, list(METHODS))}")
+    if method == "dm2" and demos == "none":
+        raise ConfigError("demos: method dm2 learns from demonstrations; give a demonstration file")
+    if method == "ippo" and demos != "none":
+        raise ConfigError(f"demos: method ippo takes no demonstrations, got {demos!r}")
+    fields = {
+        "map_name": map_name,
+        "env": config.env,
+        "method": method,
+        "demos": demos,
+        "demos_sha256": demos_sha256,
+        "seed": seed,
+        "eval_seed": config.eval_seed,
+        "env_steps": config.budget.expert_env_steps if expert else config.budget.env_steps,
+        "eval_every": config.budget.eval_every,
+        "eval_episodes": config.budget.eval_episodes,
+        "keep_checkpoints": expert,
+        "dtype": config.dtype,
+        "switches": config.resolved_switches().model_dump(),
+        "ppo": config.ppo.model_dump(),
+        "map_params": config.map_params(map_name).model_dump(),
+        "discriminator": config.discriminator.model_dump(),
+        "results_version": RESULTS_VERSION,
+    }
+    return _validated(CellConfig, fields, "cell")
+
+
+class DemoSet(Strict):
+    """One demonstration set, as its id says: `{expert}-{select}_{joint|indep}-{concurrent|nonconcurrent}`."""
+
+    expert: str  # method of the expert runs
+    select: str  # q50: checkpoint nearest to win rate 0.50; s500k: checkpoint nearest to 500,000 env steps
+    joint: bool  # all agents' data from one co-trained team, else agent i from expert team i
+    concurrent: bool  # all agents' data from the same battles
+
+    @property
+    def target_win_rate(self) -> float | None:
+        return int(self.select[1:]) / 100 if self.select[0] == "q" else None
+
+    @property
+    def target_env_steps(self) -> int | None:
+        return int(self.select[1:-1]) * 1000 if self.select[0] == "s" else None
+
+
+_DEMOS_ID = re.compile(r"(?P<expert>ippo)-(?P<select>q\d{1,3}|s\d+k)_(?P<team>joint|indep)-(?P<conc>(?:non)?concurrent)")
+
+
+def parse_demos_id(demos_id: str) -> DemoSet:
+    """Read a demonstration set's id; ConfigError with the pattern if it is not one."""
+    match = _DEMOS_ID.fullmatch(demos_id)
+    if match is None:
+        raise ConfigError(
+            f"demos: {demos_id!r} is not a demonstration set; ids look like ippo-q50_joint-concurrent "
+            "(expert-select_{joint|indep}-{concurrent|nonconcurrent}; select is q<percent> or s<thousands>k)"
+        )
+    return DemoSet(
+        expert=match["expert"],
+        select=match["select"],
+        joint=match["team"] == "joint",
+        concurrent=match["conc"] == "concurrent",
+    )
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read, merge and validate; raises ConfigError with one line."""
+    path = Path(path)
+    overrides = dict(overrides or {})
+    base = _read_yaml(path)
+    scale = overrides.get("scale", base.get("scale"))
+    folder = path.parent / "scale"
+    if folder.is_dir() and "scale" in base:
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        if scale not in known:
+            raise ConfigError(f"scale: {_unknown('scale', str(scale), known)}")
+        base = _merge(base, _read_yaml(folder / f"{scale}.yaml"))
+    return _validated(Config, _merge(base, overrides), str(path))
+
+
+def dump_config(config: Config) -> str:
+    """YAML text of a resolved config; `load_config` of it gives the same config wherever it lies."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A key that stands twice is an error, not a silent overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConfigError(f"{key}: stands twice (line {key_node.start_mark.line + 1}); keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Safe YAML with unique keys."""
+    return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; the shipped one is config/config.yaml") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, RecursionError, ValueError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise ConfigError(f"{path}: not valid YAML{line}: {str(getattr(error, 'problem', error)).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
+    return data
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(map(str, known))}"
+
+
+def _validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_one_line(model, error, where)) from None
+
+
+def _one_line(model: type[BaseModel], error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error" and isinstance(first.get("ctx", {}).get("error"), ConfigError):
+        text = str(first["ctx"]["error"])
+    elif first["type"] == "extra_forbidden":
+        text = f"{key}: {_unknown('key', str(first['loc'][-1]), _sibling_keys(model, first['loc'][:-1]))}"
+    elif first["type"] == "missing":
+        text = f"{key}: missing; it must be given"
+    else:
+        text = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {str(first['input'])[:60]!r}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {text}{more}".replace("\n", " ")
+
+
+def _sibling_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Allowed keys of the component at `loc`."""
+    current: Any = model
+    for part in loc:
+        field = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
+        current = field.annotation if field is not None else current
+        if hasattr(current, "__args__"):  # dict[str, Model]
+            current = current.__args__[-1]
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []

@@ -1,0 +1,56 @@
+"""The data that flows between modules. Letters: T time, B battles, N agents, E enemies, O obs, S state, A actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Sizes of one map's interface; all of them are what SMAC's `get_env_info()` reports."""
+
+    map_name: str
+    n_agents: int
+    n_enemies: int
+    n_actions: int
+    obs_size: int
+    state_size: int
+    episode_limit: int  # env steps; a battle that reaches it is truncated
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one env step returned for the b battles that were stepped."""
+
+    reward: NDArray[np.float64]  # [b] SMAC's shaped team reward, scaled so that a won battle sums to about 20
+    terminated: NDArray[np.bool_]  # [b] won, lost or drawn on this step
+    truncated: NDArray[np.bool_]  # [b] the time limit ended the battle (never together with terminated)
+    won: NDArray[np.bool_]  # [b] all enemies dead, at least one ally alive
+    dead_allies: NDArray[np.int32]  # [b]
+    dead_enemies: NDArray[np.int32]  # [b]
+
+
+class BattleEnv(Protocol):
+    """B battles of one map side by side. The arrays below are live views, rewritten by `reset` and `step`."""
+
+    spec: EnvSpec
+    num_battles: int
+    obs: NDArray[np.float32]  # [B, N, O]
+    avail_actions: NDArray[np.bool_]  # [B, N, A]
+    alive: NDArray[np.bool_]  # [B, N]
+
+    def reset(self, keys: NDArray[np.uint64]) -> None:
+        """Start battle b from random stream `keys[b]` ([B] uint64, from `rng.battle_keys`)."""
+
+    def step(self, actions: NDArray[np.int64], battles: NDArray[np.int64]) -> Step:
+        """Advance the battles listed in `battles` ([b], distinct) by `actions` ([b, N]); others stand still.
+
+        Raises ValueError naming battle, agent and action if an action is not available.
+        """
+
+    def state(self) -> NDArray[np.float32]:
+        """Global state [B, S]."""
