@@ -1,0 +1,1 @@
+"""From finished cells to tables and figures. Reads files only; never imports torch or the trainer."""

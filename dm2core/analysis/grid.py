@@ -1,0 +1,97 @@
+"""Which cells figures/demo_ablation needs, where their files lie, and the digest that decides reruns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dm2core import RESULTS_VERSION
+from dm2core.config import Config, ConfigError, cell_config, parse_demos_id
+from dm2core.env.scenario import load_scenario
+
+# The paper's Fig. 3: all data from one co-trained team or not, all agents' data from the same battles or not.
+VARIANTS = ("joint-concurrent", "joint-nonconcurrent", "indep-concurrent", "indep-nonconcurrent")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of the figure."""
+
+    map_name: str
+    method: str
+    demos: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """Folder under results/cells; also the cell's name in messages."""
+        return f"{self.map_name}/{self.method}/{self.demos}/seed{self.seed}"
+
+
+def demo_ids(config: Config) -> list[str]:
+    """The four demonstration sets, in the figure's order."""
+    return [f"{config.demo_ablation.expert}_{variant}" for variant in VARIANTS]
+
+
+def cells(config: Config) -> list[Cell]:
+    """Every cell of the figure: per map, DM2 on the four sets and IPPO, each with every seed."""
+    conditions = [("dm2", demos) for demos in demo_ids(config)] + [("ippo", "none")]
+    return [
+        Cell(map_name, method, demos, seed)
+        for map_name in config.demo_ablation.maps
+        for method, demos in conditions
+        for seed in config.seeds
+    ]
+
+
+def select(grid: Sequence[Cell], only: dict[str, Any]) -> list[Cell]:
+    """Cells under `only_map`, `only_method`, `only_seed` (a value or a list); no match is a ConfigError."""
+    chosen = list(grid)
+    for key, field in (("only_map", "map_name"), ("only_method", "method"), ("only_seed", "seed")):
+        if key not in only:
+            continue
+        wanted = only[key] if isinstance(only[key], list | tuple) else [only[key]]
+        there = _unique(getattr(cell, field) for cell in grid)
+        unknown = [value for value in wanted if value not in there]
+        if unknown or not wanted:
+            listed = ", ".join(map(str, there))
+            raise ConfigError(f"{key}: no cell has {', '.join(map(str, unknown)) or 'an empty list'}; there are: {listed}")
+        chosen = [cell for cell in chosen if getattr(cell, field) in wanted]
+    return chosen
+
+
+def demonstrators(config: Config, map_name: str, demos_id: str) -> list[int]:
+    """Seeds of the expert teams one set is drawn from: the first one, or one per agent."""
+    count = 1 if parse_demos_id(demos_id).joint else load_scenario(map_name).n_agents
+    return list(config.expert_seeds[:count])
+
+
+def expert_digest(config: Config, map_name: str, method: str, seed: int) -> str:
+    """Digest of everything that decides an expert's numbers."""
+    return cell_config(config, map_name=map_name, method=method, seed=seed, expert=True).digest()
+
+
+def demos_digest(config: Config, map_name: str, demos_id: str) -> str:
+    """Digest of a demonstration set before it exists: its experts, its settings and its id."""
+    method = parse_demos_id(demos_id).expert
+    experts = [expert_digest(config, map_name, method, s) for s in demonstrators(config, map_name, demos_id)]
+    return _digest([demos_id, experts, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION])
+
+
+def cell_digest(config: Config, cell: Cell) -> str:
+    """Digest of a cell before its demonstrations exist; Snakemake reruns the cell when it changes."""
+    own = cell_config(
+        config, map_name=cell.map_name, method=cell.method, seed=cell.seed, demos=cell.demos
+    ).digest()
+    return own if cell.demos == "none" else _digest([own, demos_digest(config, cell.map_name, cell.demos)])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _unique(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))

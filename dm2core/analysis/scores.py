@@ -1,0 +1,116 @@
+"""Finished cells -> one tidy table per map. A missing cell, or one made under another configuration, is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dm2core.analysis.grid import VARIANTS, Cell, cells, demo_ids
+from dm2core.config import Config, cell_config
+
+WIN_RATE = "eval/win_rate"  # greedy policies on the same battles for every cell
+SCORE_COLUMNS = ["map", "condition", "method", "demos", "seed", "env_steps", "win_rate"]
+
+
+class ResultsError(ValueError):
+    """Results that cannot be used together; the message is one line that says what to run."""
+
+
+def condition(method: str, demos: str) -> str:
+    """Short name of a condition: `ippo`, or the variant of the demonstration set."""
+    return method if demos == "none" else demos.split("_", 1)[1]
+
+
+CONDITIONS = (*VARIANTS, "ippo")
+
+
+def collect_scores(config: Config, map_name: str) -> pd.DataFrame:
+    """Every evaluation of every cell of one map, as evaluated: nothing is smoothed, dropped or interpolated."""
+    runs = [load_cell(config, cell) for cell in cells(config) if cell.map_name == map_name]
+    if not runs:
+        raise ResultsError(f"{map_name}: not a map of the figure; there are: {', '.join(config.demo_ablation.maps)}")
+    return pd.concat(runs, ignore_index=True)[SCORE_COLUMNS]
+
+
+def load_cell(config: Config, cell: Cell) -> pd.DataFrame:
+    """One cell's win rates, after checking that its manifest carries the digest this configuration asks for."""
+    folder = Path(config.results) / "cells" / cell.path
+    manifest = read_json(folder / "manifest.json", f"cell {cell.path}")
+    expected = cell_config(
+        config,
+        map_name=cell.map_name,
+        method=cell.method,
+        seed=cell.seed,
+        demos=cell.demos,
+        demos_sha256=demos_sha256(config, cell),
+    ).digest()
+    if manifest.get("digest") != expected:
+        raise ResultsError(
+            f"cell {cell.path}: made under another configuration, digest {str(manifest.get('digest'))[:12]} "
+            f"instead of {expected[:12]}; rerun it: snakemake --forcerun {folder.as_posix()}/metrics.parquet"
+        )
+    rows = read_metrics(folder / "metrics.parquet", cell.path)
+    rows = rows.loc[rows["key"] == WIN_RATE, ["env_steps", "value"]].rename(columns={"value": "win_rate"})
+    if rows.empty:
+        raise ResultsError(f"cell {cell.path}: no {WIN_RATE} in its metrics; the cell was not finished")
+    return rows.sort_values("env_steps", kind="stable").assign(
+        map=cell.map_name,
+        condition=condition(cell.method, cell.demos),
+        method=cell.method,
+        demos=cell.demos,
+        seed=cell.seed,
+    )
+
+
+def demos_sha256(config: Config, cell: Cell) -> str:
+    """Hash of the demonstration file as it lies there now; a cell trained on another one is refused."""
+    if cell.demos == "none":
+        return ""
+    path = Path(config.results) / "demos" / cell.map_name / cell.demos / "demos.npz"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        raise ResultsError(f"cell {cell.path}: its demonstrations are missing: {path}; run: snakemake {path}") from None
+
+
+def collect_demonstrators(config: Config, map_name: str) -> pd.DataFrame:
+    """Measured win rate of whoever played each demonstration set, from the sets' cards: a row per team."""
+    rows = []
+    for demos in demo_ids(config):
+        card = read_json(Path(config.results) / "demos" / map_name / demos / "card.json", f"demonstrations {demos}")
+        for team, win_rate in enumerate(card_win_rates(card)):
+            rows.append((map_name, condition("dm2", demos), demos, team, win_rate))
+    return pd.DataFrame(rows, columns=["map", "condition", "demos", "team", "win_rate"])
+
+
+def card_win_rates(card: dict[str, Any]) -> list[float]:
+    """Win rates on a card: one team's, or one per team where every agent has a team of its own."""
+    value = card["win_rate"]
+    return [float(item) for item in value] if isinstance(value, list) else [float(value)]
+
+
+def read_metrics(path: Path, name: str) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path, columns=["env_steps", "key", "value"])
+    except FileNotFoundError:
+        raise ResultsError(f"cell {name}: {path} is missing; run: snakemake {path}") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise ResultsError(f"cell {name}: {path} is damaged ({type(error).__name__}); delete it and run snakemake") from None
+
+
+def read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(f"{name}: {path} is missing; run: snakemake {path}") from None
+    except (OSError, ValueError):
+        raise ResultsError(f"{name}: {path} is damaged; delete it and run snakemake") from None
+    if not isinstance(data, dict):
+        raise ResultsError(f"{name}: {path} is damaged; delete it and run snakemake")
+    return data
+
+

@@ -1,0 +1,30 @@
+"""Win rate of a policy over a fixed set of battles: the same battles for every cell that names the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dm2core.env.vector import make_env
+from dm2core.nets import Actor
+from dm2core.rng import battle_keys
+from dm2core.rollout import collect
+
+
+def evaluate(
+    actor: Actor,
+    map_name: str,
+    episodes: int,
+    seed: int,
+    *,
+    greedy: bool,
+    poll: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Play battles 0..episodes-1 of `seed`; win_rate in [0, 1], means of return and length, share of time-outs."""
+    env = make_env(map_name, episodes)
+    rollout = collect(env, actor, None, battle_keys(seed, "evaluation", 0, episodes), greedy=greedy, poll=poll)
+    return {
+        "win_rate": float(rollout.won.double().mean()),
+        "episode_return": float(rollout.episode_return.double().mean()),
+        "episode_length": float(rollout.lengths.double().mean()),
+        "timeout_rate": float(rollout.truncated.double().mean()),
+    }

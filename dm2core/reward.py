@@ -1,0 +1,25 @@
+"""Imitation reward from discriminator logits, and its mix with the task reward.
+
+Algorithm 1, lines 10-11. The printed reward, -log D with D the probability of the expert, is highest where a state
+is least like the expert's; the released code pays the logit (gail_learner.py line 155).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as fn
+
+
+def imitation_reward(logits: Tensor, form: Literal["logit", "neglog_agent"]) -> Tensor:
+    """Reward of logits f (high = expert), any shape: f itself, or -log P(agent) = softplus(f).
+
+    log s(f) - log(1 - s(f)) = f, so the logit needs no sigmoid and stays finite where the released code overflows.
+    """
+    return logits if form == "logit" else fn.softplus(logits)
+
+
+def mix(task_reward: Tensor, imitation: Tensor, coef: float) -> Tensor:
+    """r + c r_i: the team's task reward [L, B] is shared, the imitation reward [L, B, N] is each agent's own."""
+    return task_reward.unsqueeze(-1).to(imitation.dtype) + coef * imitation

@@ -1,0 +1,82 @@
+"""The distinct network inputs behind the padded grid of a rollout.
+
+The released code pads every episode with zeros to the limit and computes each padded slot. Those slots are one and
+the same input, so here the networks see it once, and the losses, which live on the grid, read it as often as it
+stands there. Exact up to rounding. Ledger ids: D05 absorbing padding, D30 terminal row, D04 last-action leak.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as fn
+
+from dm2core.config import Switches
+from dm2core.nets import net_input
+from dm2core.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Rows:
+    """R distinct rows and, as row R, the padding row; grid slot (t, b) reads row index[t, b]."""
+
+    x: Tensor  # [N, R+1, F] network input
+    h_actor: Tensor  # [N, R+1, H]
+    h_critic: Tensor  # [N, R+1, H]
+    avail_actions: Tensor  # [N, R+1, A] bool; none on rows that are padding
+    actions: Tensor  # [N, R+1] int64
+    choice: Tensor  # [R+1] bool: some agent has more than one action, else the actor's gradient is zero
+    index: Tensor  # [L+1, B] int64 into 0..R
+    length: Tensor  # [B] rows of each episode that returns run over, at most L
+    bootstrap: Tensor  # [B] bool: V after the last row counts
+    inside: Tensor  # [L, B] bool: t < length
+    alive: Tensor  # [L, B, N] bool
+
+    @property
+    def padding(self) -> int:
+        """Number of the padding row."""
+        return self.x.shape[1] - 1
+
+
+def training_rows(rollout: Rollout, switches: Switches) -> Rows:
+    """Gather the distinct inputs of a rollout under the given switches."""
+    slots, battles, n_agents, n_actions = rollout.avail_actions.shape
+    limit = slots - 1
+    dtype = rollout.values.dtype
+    t = torch.arange(slots).unsqueeze(-1)
+    length = rollout.lengths
+    # The final observation of an episode that used up the limit is read for its value only, never trained on.
+    real = (t < length) | ((t == length) & (torch.tensor(switches.terminal_row) | (length == limit)))
+    # One slot later the released code still feeds the unexecuted action as the last action.
+    echo = (t == length + 1) & switches.terminal_row & switches.absorbing_padding
+    kept = real | echo
+    index = torch.where(kept, kept.flatten().cumsum(0).view_as(kept) - 1, int(kept.sum()))
+
+    previous = torch.zeros(slots, battles, n_agents, n_actions, dtype=dtype)
+    previous[1:] = fn.one_hot(rollout.actions[:-1], n_actions).to(dtype)
+    if switches.t0_last_action_leak:
+        previous[0] = fn.one_hot(rollout.actions[0], n_actions).to(dtype)
+
+    def gather(grid: Tensor) -> Tensor:
+        """[L+1, B, N, ...] -> [N, R+1, ...], the padding row zero."""
+        picked = grid[kept].transpose(0, 1)
+        return torch.cat([picked, torch.zeros_like(picked[:, :1])], dim=1).contiguous()
+
+    avail = gather(rollout.avail_actions)
+    absorbing = torch.full_like(length, limit)
+    rows = absorbing if switches.absorbing_padding else (length + int(switches.terminal_row)).clamp(max=limit)
+    return Rows(
+        x=net_input(gather(rollout.obs).to(dtype), gather(previous)),
+        h_actor=gather(rollout.h_actor),
+        h_critic=gather(rollout.h_critic),
+        avail_actions=avail,
+        actions=gather(rollout.actions),
+        choice=(avail.sum(-1) > 1).any(0),
+        index=index,
+        length=rows,
+        bootstrap=torch.ones_like(rollout.truncated) if switches.absorbing_padding else rollout.truncated,
+        inside=t[:-1] < rows,
+        alive=rollout.alive[:-1],
+    )
