@@ -1,0 +1,38 @@
+"""End-to-end training speed of one cell on one core: collect, update discriminators, update policies."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from dm2core.config import Config, cell_config
+from dm2core.discriminator import policy_episodes
+from dm2core.dm2 import init_state, iterate
+from dm2core.env.vector import make_env
+from dm2core.rng import battle_keys
+from dm2core.rollout import collect
+
+
+def env_steps_per_s(config: Config, map_name: str, method: str, iterations: int) -> float:
+    """Median over iterations of env steps per second of wall time, one torch thread.
+
+    DM2's demonstrations are 1000 episodes of an untrained team: the cost depends on their lengths, not on their skill.
+    """
+    torch.set_num_threads(1)
+    demos = "none" if method == "ippo" else "benchmark"
+    cell = cell_config(config, map_name=map_name, method=method, seed=0, demos=demos)
+    env = make_env(map_name, cell.map_params.episodes_per_update)
+    state = init_state(cell, env.spec)
+    expert = None
+    if method == "dm2":
+        played = collect(make_env(map_name, 1000), state.actor, None, battle_keys(1, "benchmark", 0, 1000))
+        expert = policy_episodes(played, torch.float32, terminal_row=cell.switches.terminal_row)
+    iterate(state, env, expert, cell)  # compiles and fills caches
+    rates = []
+    for _ in range(iterations):
+        before, start = state.env_steps, time.perf_counter()
+        iterate(state, env, expert, cell)
+        rates.append((state.env_steps - before) / (time.perf_counter() - start))
+    return statistics.median(rates)
