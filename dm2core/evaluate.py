@@ -17,11 +17,12 @@ def evaluate(
     seed: int,
     *,
     greedy: bool,
+    role: str = "evaluation",
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Play battles 0..episodes-1 of `seed`; win_rate in [0, 1], means of return and length, share of time-outs."""
+    """Play battles 0..episodes-1 of (`seed`, `role`); win_rate in [0, 1], means of return and length, share of time-outs."""
     env = make_env(map_name, episodes)
-    rollout = collect(env, actor, None, battle_keys(seed, "evaluation", 0, episodes), greedy=greedy, poll=poll)
+    rollout = collect(env, actor, None, battle_keys(seed, role, 0, episodes), greedy=greedy, poll=poll)
     return {
         "win_rate": float(rollout.won.double().mean()),
         "episode_return": float(rollout.episode_return.double().mean()),

@@ -1,0 +1,174 @@
+"""`dm2`: train cells, sample demonstrations, evaluate policies, check against recordings.
+
+Wrong usage or configuration is one line and exit code 2, before torch is imported. Exit codes: dm2core/errors.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dm2core.config import METHODS, Config, ConfigError, cell_config, dump_config, load_config, parse_demos_id, parse_yaml
+from dm2core.errors import EXIT_USAGE, Dm2Error
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args) or 0)
+    except ConfigError as error:
+        print(f"dm2: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except Dm2Error as error:
+        print(f"dm2: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="dm2", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    train = commands.add_parser("train", help="train one cell, or go on with it")
+    _add_config(train)
+    train.add_argument("--map", required=True)
+    train.add_argument("--method", required=True, help=" or ".join(METHODS))
+    train.add_argument("--demos", type=Path, help="demonstration set (its folder), for dm2")
+    train.add_argument("--expert", action="store_true", help="train the expert budget and keep every checkpoint")
+    train.add_argument("--seed", type=int, required=True)
+    train.add_argument("--out", type=Path, required=True, help="folder of the results")
+    train.add_argument("--state", type=Path, help="folder of the unfinished cell; default: OUT.state")
+    train.set_defaults(run=_train)
+
+    demos = commands.add_parser("demos", help="sample a demonstration set from expert runs")
+    _add_config(demos)
+    demos.add_argument("--map", required=True)
+    demos.add_argument("--id", required=True, help="for example ippo-q50_joint-concurrent")
+    demos.add_argument("--experts", type=Path, nargs="+", required=True, help="expert folders, in order of expert_seeds")
+    demos.add_argument("--out", type=Path, required=True)
+    demos.set_defaults(run=_demos)
+
+    evaluate = commands.add_parser("evaluate", help="win rate of a trained policy")
+    evaluate.add_argument("--policy", type=Path, required=True, help="policy.safetensors")
+    evaluate.add_argument("--map", required=True)
+    evaluate.add_argument("--episodes", type=int, default=320)
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--sampled", action="store_true", help="sample actions instead of taking the likeliest")
+    evaluate.set_defaults(run=_evaluate)
+
+    config = commands.add_parser("config", help="print the resolved configuration")
+    _add_config(config)
+    config.set_defaults(run=lambda args: print(dump_config(_config(args)), end=""))
+
+    encoding = commands.add_parser("check-encoding", help="replay traces of SMAC's encoder")
+    encoding.add_argument("files", nargs="+")
+    encoding.set_defaults(run=_check_encoding)
+    update = commands.add_parser("check-update", help="replay recorded updates of the released code")
+    update.add_argument("files", nargs="+")
+    update.set_defaults(run=_check_update)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example budget.env_steps=9000")
+
+
+def _config(args: argparse.Namespace) -> Config:
+    overrides: dict[str, Any] = {}
+    for item in args.set:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item}: expected KEY=VALUE, for example budget.env_steps=9000")
+        *path, last = key.split(".")
+        at = overrides
+        for part in path:
+            at = at.setdefault(part, {})
+        try:
+            at[last] = parse_yaml(text)
+        except ValueError:
+            raise
+        except Exception:
+            raise ConfigError(f"--set {item}: the value is not valid YAML") from None
+    return load_config(args.config, overrides)
+
+
+def _train(args: argparse.Namespace) -> None:
+    config = _config(args)
+    demos_id, sha256 = "none", ""
+    if args.demos is not None:
+        demos_id = "given"
+    common: dict[str, Any] = {"map_name": args.map, "method": args.method, "seed": args.seed, "expert": args.expert}
+    cell_config(config, **common, demos=demos_id)  # complain before torch is imported
+    if args.demos is not None:
+        from dm2core.demos import load_demos
+
+        loaded = load_demos(args.demos)
+        demos_id, sha256 = loaded.demos_id, loaded.sha256
+    from dm2core.train import train_cell
+
+    cell = cell_config(config, **common, demos=demos_id, demos_sha256=sha256)
+    train_cell(cell, args.out, args.state or args.out.with_name(args.out.name + ".state"), args.demos)
+
+
+def _demos(args: argparse.Namespace) -> None:
+    config = _config(args)
+    parse_demos_id(args.id)
+    config.map_params(args.map)
+    import torch
+
+    from dm2core.demos import make_demos
+
+    torch.set_num_threads(1)
+    make_demos(config, args.map, args.id, args.experts, args.out)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from dm2core.env.scenario import known_maps
+
+    if args.map not in known_maps():
+        raise ConfigError(f"map: unknown map {args.map!r}; known: {', '.join(known_maps())}")
+    if args.episodes < 1:
+        raise ConfigError(f"--episodes {args.episodes}: must be at least 1")
+    import torch
+
+    from dm2core.checkpoint import load_tensors
+    from dm2core.evaluate import evaluate
+    from dm2core.nets import load_actor
+
+    torch.set_num_threads(1)
+    actor = load_actor(load_tensors(args.policy))
+    result = evaluate(actor, args.map, args.episodes, args.seed, greedy=not args.sampled)
+    for key, value in result.items():
+        print(f"{key:<16}{value:.4f}")
+
+
+def _check_encoding(args: argparse.Namespace) -> int:
+    from dm2core.env.golden import main as check
+
+    return check(args.files)
+
+
+def _check_update(args: argparse.Namespace) -> int:
+    import torch
+
+    from dm2core.golden_update import main as check
+
+    torch.set_num_threads(1)
+    return check(args.files)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Exit codes of `dm2` and the errors that carry them; each error's text is one line for the user."""
+
+from __future__ import annotations
+
+EXIT_USAGE = 2  # wrong configuration or command line
+EXIT_DATA = 65  # damaged or refused input
+EXIT_SERVICE = 69  # something outside is missing
+EXIT_NUMERIC = 70  # a number that is not finite
+EXIT_WRITE = 73  # cannot write
+EXIT_AGAIN = 75  # interrupted or locked: run the same command again
+
+
+class Dm2Error(Exception):
+    """Ends the program with its exit code and one line."""
+
+    exit_code = 1
+
+
+class DataError(Dm2Error):
+    exit_code = EXIT_DATA
+
+
+class NumericError(Dm2Error):
+    exit_code = EXIT_NUMERIC
+
+
+class WriteError(Dm2Error):
+    exit_code = EXIT_WRITE
+
+
+class TryAgain(Dm2Error):
+    exit_code = EXIT_AGAIN

@@ -1,0 +1,97 @@
+"""The table of metrics, and their way to disk.
+
+While a cell runs, rows go to a log of JSON lines in its state folder, whose length the checkpoint knows; at the end
+they become metrics.parquet. Only numbers that a rerun reproduces bit for bit are metrics; times go to the manifest.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dm2core.checkpoint import write_atomic, write_error
+from dm2core.errors import DataError, NumericError
+
+# key -> (unit, meaning); train/ and disc/ are means over agents and over the iteration's minibatches
+METRICS: dict[str, tuple[str, str]] = {
+    "eval/win_rate": ("1", "share of the fixed evaluation battles won, greedy play"),
+    "eval/episode_return": ("SMAC reward", "mean undiscounted return there"),
+    "eval/episode_length": ("env steps", "mean length there"),
+    "eval/timeout_rate": ("1", "share of battles that used up the limit there"),
+    "eval_sampled/win_rate": ("1", "the same battles, actions sampled; experts only"),
+    "train/win_rate": ("1", "share of the iteration's battles won, actions sampled"),
+    "train/episode_return": ("SMAC reward", "their mean undiscounted return"),
+    "train/episode_length": ("env steps", "their mean length"),
+    "train/imitation_reward": ("logit", "mean imitation reward over executed steps"),
+    "train/policy_loss": ("1", "clipped surrogate, without the entropy bonus"),
+    "train/value_loss": ("1", "clipped Huber loss"),
+    "train/entropy": ("nat", "policy entropy over the slots that count"),
+    "train/approx_kl": ("nat", "mean of ratio - 1 - log ratio"),
+    "train/clip_fraction": ("1", "share of probability ratios outside the clip"),
+    "train/grad_norm_actor": ("1", "before clipping"),
+    "train/grad_norm_critic": ("1", "before clipping"),
+    "train/explained_variance": ("1", "of the value targets, by the values before the update"),
+    "disc/loss": ("nat", "last step: both cross entropies and the weighted penalty"),
+    "disc/bce_expert": ("nat", "last step"),
+    "disc/bce_policy": ("nat", "last step"),
+    "disc/gradient_penalty": ("1", "last step, unweighted"),
+    "disc/accuracy_expert": ("1", "share of the expert's rows with a positive logit, padding included"),
+    "disc/accuracy_policy": ("1", "share of the policy's rows with a negative logit, padding included"),
+    "disc/logit_policy": ("logit", "mean logit over executed steps"),
+}
+
+
+class MetricLog:
+    """Appends rows; `size` is what a checkpoint must remember to cut a lost iteration off again."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        path.touch()
+        if path.stat().st_size < size:
+            raise DataError(f"{path}: shorter than its checkpoint says; delete the folder to start anew")
+        os.truncate(path, size)
+        self.size = size
+
+    def append(self, iteration: int, env_steps: int, values: Mapping[str, float]) -> None:
+        """Add one row per metric; NumericError names the first that is not finite."""
+        for key, value in values.items():
+            if key not in METRICS:
+                raise KeyError(f"{key} is not in the table of metrics")
+            if not math.isfinite(value):
+                raise NumericError(f"{key} is {value} at iteration {iteration}, env step {env_steps}")
+        rows = [json.dumps([iteration, env_steps, key, values[key]]) + "\n" for key in sorted(values)]
+        data = "".join(rows).encode()
+        try:
+            with open(self.path, "ab") as handle:
+                handle.write(data)
+        except OSError as error:
+            raise write_error(self.path, len(data), error) from None
+        self.size += len(data)
+
+    def rows(self) -> list[tuple[int, int, str, float]]:
+        """All rows: iteration, env_steps, key, value."""
+        with open(self.path, encoding="utf-8") as handle:
+            return [tuple(json.loads(line)) for line in handle]
+
+
+def write_parquet(path: Path, rows: list[tuple[int, int, str, float]]) -> None:
+    """Long table with columns env_steps, iteration, key, value."""
+    iteration, env_steps, key, value = zip(*rows, strict=True)
+    table = pa.table(
+        {
+            "env_steps": pa.array(env_steps, pa.int64()),
+            "iteration": pa.array(iteration, pa.int64()),
+            "key": pa.array(key, pa.string()),
+            "value": pa.array(value, pa.float64()),
+        }
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,52 @@
+"""What a person sees of a running cell: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class CellProgress:
+    """Shows cell, env steps, win rate, speed and time left on standard error."""
+
+    def __init__(self, name: str, total: int, start: int) -> None:
+        self.name, self.total, self.start = name, total, start
+        self.began = self.last = time.monotonic()
+        self.win_rate = float("nan")
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        if sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task(name, total=total, completed=start)
+
+    def __enter__(self) -> CellProgress:
+        if self.bar is not None:
+            self.bar.start()
+        elif self.start:
+            print(f"{self.name}: resuming at {self.start:,} env steps", file=sys.stderr)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _tb: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def evaluated(self, win_rate: float) -> None:
+        self.win_rate = win_rate
+
+    def update(self, env_steps: int) -> None:
+        now = time.monotonic()
+        speed = (env_steps - self.start) / max(now - self.began, 1e-9)
+        text = f"{self.name}: {env_steps:,} of {self.total:,} env steps, win rate {self.win_rate:.2f}, {speed:,.0f}/s"
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=env_steps, description=text)
+        elif now - self.last > SECONDS_BETWEEN_LINES or env_steps >= self.total:
+            self.last = now
+            left = max(self.total - env_steps, 0) / max(speed, 1e-9)
+            print(f"{text}, {left / 60:.0f} min left", file=sys.stderr, flush=True)

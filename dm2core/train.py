@@ -1,0 +1,173 @@
+"""One cell from its configuration to its results: iterate, evaluate, log, checkpoint, resume.
+
+The state folder holds what an unfinished cell needs and goes when the manifest is in place; the manifest is written
+last, so a folder with a manifest is a finished cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dm2core import provenance
+from dm2core.checkpoint import Progress, load_checkpoint, load_tensors, save_checkpoint, save_tensors, write_atomic
+from dm2core.config import CellConfig
+from dm2core.demos import expert_episodes, load_demos
+from dm2core.discriminator import Episodes
+from dm2core.dm2 import TrainState, init_state, iterate
+from dm2core.env.vector import make_env
+from dm2core.errors import NumericError
+from dm2core.evaluate import evaluate
+from dm2core.interrupt import catch_signals
+from dm2core.lock import cell_lock
+from dm2core.metrics import MetricLog, write_parquet
+from dm2core.progress import CellProgress
+from dm2core.types import BattleEnv
+
+
+@dataclass
+class Run:
+    """A running cell."""
+
+    cell: CellConfig
+    state_folder: Path
+    env: BattleEnv
+    expert: Episodes | None
+    state: TrainState
+    log: MetricLog
+    next_eval: int
+    poll: Callable[[], None]
+
+
+def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | None) -> None:
+    """Train one cell to its end, or go on with it; Dm2Error says what went wrong."""
+    torch.set_num_threads(1)  # the number of threads changes the bits
+    started = time.monotonic()
+    with cell_lock(state_folder), catch_signals() as interrupt:
+        (out / "manifest.json").unlink(missing_ok=True)
+        attempts = _note_attempt(state_folder)
+        run = _open(cell, state_folder, demos, interrupt.poll)
+        first = run.state.env_steps
+        with CellProgress(_name(cell), cell.env_steps, first) as progress:
+            _loop(run, progress)
+        spent = time.monotonic() - started
+        timing = {"wall_s": round(spent, 3), "env_steps_per_s": round((run.state.env_steps - first) / spent, 1)}
+        _finish(run, out, {"attempts": attempts, "last_attempt": timing})
+        shutil.rmtree(state_folder)
+
+
+def _open(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[], None]) -> Run:
+    env = make_env(cell.map_name, cell.map_params.episodes_per_update)
+    state = init_state(cell, env.spec)
+    expert = None
+    if demos is not None:
+        dtype = torch.float64 if cell.dtype == "float64" else torch.float32
+        loaded = load_demos(demos, cell, env.spec)
+        expert = expert_episodes(loaded, dtype, terminal_row=cell.switches.terminal_row)
+    saved = load_checkpoint(folder, cell.digest())
+    if saved is None:
+        return Run(cell, folder, env, expert, state, MetricLog(folder / "metrics.jsonl", 0), 0, poll)
+    at, tensors = saved
+    state.load_tensors(tensors)
+    state.iteration, state.env_steps = at.iteration, at.env_steps
+    return Run(cell, folder, env, expert, state, MetricLog(folder / "metrics.jsonl", at.metrics_bytes), at.next_eval, poll)
+
+
+def _loop(run: Run, progress: CellProgress) -> None:
+    cell, state = run.cell, run.state
+    if state.iteration == 0:
+        _evaluate(run, progress)
+    while state.env_steps < cell.env_steps:
+        try:
+            metrics = iterate(state, run.env, run.expert, cell, run.poll)
+        except FloatingPointError as error:
+            _report_failure(run, str(error))
+            raise NumericError(f"{_name(cell)}, iteration {state.iteration}: {error}") from None
+        run.log.append(state.iteration, state.env_steps, metrics)
+        if state.env_steps >= min(run.next_eval, cell.env_steps):
+            _evaluate(run, progress)
+        at = Progress(cell.digest(), state.iteration, state.env_steps, run.log.size, run.next_eval)
+        save_checkpoint(run.state_folder, at, state.tensors())
+        progress.update(state.env_steps)
+
+
+def _evaluate(run: Run, progress: CellProgress) -> None:
+    """Play the fixed battles; experts also keep the policy, and are measured as their demonstrations are played."""
+    cell, state = run.cell, run.state
+
+    def play(*, greedy: bool) -> dict[str, float]:
+        rates = evaluate(state.actor, cell.map_name, cell.eval_episodes, cell.eval_seed, greedy=greedy, poll=run.poll)
+        return rates
+
+    metrics = {f"eval/{key}": value for key, value in play(greedy=True).items()}
+    if cell.keep_checkpoints:
+        metrics["eval_sampled/win_rate"] = play(greedy=False)["win_rate"]
+        save_tensors(run.state_folder / f"policy{state.env_steps:010d}.safetensors", state.actor.state_dict(), {})
+    run.log.append(state.iteration, state.env_steps, metrics)
+    run.next_eval = (state.env_steps // cell.eval_every + 1) * cell.eval_every
+    progress.evaluated(metrics["eval/win_rate"])
+
+
+def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
+    """Results into `out`, the manifest last."""
+    cell, rows = run.cell, run.log.rows()
+    write_parquet(out / "metrics.parquet", rows)
+    save_tensors(out / "policy.safetensors", run.state.actor.state_dict(), {"map": cell.map_name, "digest": cell.digest()})
+    names = ["metrics.parquet", "policy.safetensors"]
+    if cell.keep_checkpoints:
+        kept: dict[str, Tensor] = {}
+        for env_steps in sorted({row[1] for row in rows if row[2] == "eval_sampled/win_rate"}):
+            saved = load_tensors(run.state_folder / f"policy{env_steps:010d}.safetensors")
+            kept.update({f"{env_steps:010d}/{key}": value for key, value in saved.items()})
+        save_tensors(out / "checkpoints.safetensors", kept, {"map": cell.map_name, "digest": cell.digest()})
+        names.append("checkpoints.safetensors")
+    manifest = {
+        "digest": cell.digest(),
+        "config": cell.model_dump(),
+        "outputs": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names},
+        "env_steps": run.state.env_steps,
+        "iterations": run.state.iteration,
+        "code": provenance.code_version(),
+        "packages": provenance.package_versions(),
+        "numerics": provenance.numerics_key(),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **about,
+    }
+    write_atomic(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _note_attempt(folder: Path) -> list[dict[str, Any]]:
+    """Add this attempt to the cell's history and return all of it."""
+    path = folder / "attempts.json"
+    try:
+        attempts = list(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        attempts = []
+    attempts.append({"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "host": socket.gethostname()})
+    for key in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        if key in os.environ:
+            attempts[-1][key.lower()] = os.environ[key]
+    write_atomic(path, json.dumps(attempts).encode())
+    return attempts
+
+
+def _report_failure(run: Run, what: str) -> None:
+    last = run.log.rows()[-20:]
+    report = {"what": what, "iteration": run.state.iteration, "env_steps": run.state.env_steps, "last_rows": last}
+    write_atomic(run.state_folder / "failure.json", json.dumps(report, indent=2).encode())
+
+
+def _name(cell: CellConfig) -> str:
+    return f"{cell.map_name}/{'expert ' if cell.keep_checkpoints else ''}{cell.method}/{cell.demos}/seed{cell.seed}"
