@@ -147,4 +147,6 @@ def _canonical(head: Mapping[str, object]) -> bytes:
 
 
 def _pack(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    return save_safetensors({k: v.detach().contiguous().clone() for k, v in tensors.items()}, dict(metadata) or None)
+    """Bytes that depend on content alone: safetensors writes several metadata keys in random order, so one is used."""
+    about = {"dm2": json.dumps(dict(metadata), sort_keys=True)}
+    return save_safetensors({k: v.detach().contiguous().clone() for k, v in tensors.items()}, about)

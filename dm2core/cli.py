@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dm2core.config import METHODS, Config, ConfigError, cell_config, dump_config, load_config, parse_demos_id, parse_yaml
+from dm2core.config import (
+    METHODS,
+    Config,
+    ConfigError,
+    cell_config,
+    dump_config,
+    load_config,
+    parse_demos_id,
+    parse_yaml,
+)
 from dm2core.errors import EXIT_USAGE, Dm2Error
 
 
@@ -46,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--map", required=True)
     train.add_argument("--method", required=True, help=" or ".join(METHODS))
     train.add_argument("--demos", type=Path, help="demonstration set (its folder), for dm2")
-    train.add_argument("--expert", action="store_true", help="train the expert budget and keep every checkpoint")
+    train.add_argument(
+        "--expert", action="store_true", help="train the expert budget and keep every checkpoint"
+    )
     train.add_argument("--seed", type=int, required=True)
     train.add_argument("--out", type=Path, required=True, help="folder of the results")
     train.add_argument("--state", type=Path, help="folder of the unfinished cell; default: OUT.state")
@@ -56,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(demos)
     demos.add_argument("--map", required=True)
     demos.add_argument("--id", required=True, help="for example ippo-q50_joint-concurrent")
-    demos.add_argument("--experts", type=Path, nargs="+", required=True, help="expert folders, in order of expert_seeds")
+    demos.add_argument(
+        "--experts", type=Path, nargs="+", required=True, help="expert folders, in order of expert_seeds"
+    )
     demos.add_argument("--out", type=Path, required=True)
     demos.set_defaults(run=_demos)
 
@@ -65,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--map", required=True)
     evaluate.add_argument("--episodes", type=int, default=320)
     evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument("--sampled", action="store_true", help="sample actions instead of taking the likeliest")
+    evaluate.add_argument(
+        "--sampled", action="store_true", help="sample actions instead of taking the likeliest"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     config = commands.add_parser("config", help="print the resolved configuration")
@@ -83,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example budget.env_steps=9000")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="for example budget.env_steps=9000"
+    )
 
 
 def _config(args: argparse.Namespace) -> Config:
@@ -110,7 +127,12 @@ def _train(args: argparse.Namespace) -> None:
     demos_id, sha256 = "none", ""
     if args.demos is not None:
         demos_id = "given"
-    common: dict[str, Any] = {"map_name": args.map, "method": args.method, "seed": args.seed, "expert": args.expert}
+    common: dict[str, Any] = {
+        "map_name": args.map,
+        "method": args.method,
+        "seed": args.seed,
+        "expert": args.expert,
+    }
     cell_config(config, **common, demos=demos_id)  # complain before torch is imported
     if args.demos is not None:
         from dm2core.demos import load_demos

@@ -250,7 +250,9 @@ class DemoSet(Strict):
         return int(self.select[1:-1]) * 1000 if self.select[0] == "s" else None
 
 
-_DEMOS_ID = re.compile(r"(?P<expert>ippo)-(?P<select>q\d{1,3}|s\d+k)_(?P<team>joint|indep)-(?P<conc>(?:non)?concurrent)")
+_DEMOS_ID = re.compile(
+    r"(?P<expert>ippo)-(?P<select>q\d{1,3}|s\d+k)_(?P<team>joint|indep)-(?P<conc>(?:non)?concurrent)"
+)
 
 
 def parse_demos_id(demos_id: str) -> DemoSet:
@@ -304,7 +306,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def parse_yaml(text: str) -> Any:
     """Safe YAML with unique keys."""
-    return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  a SafeLoader
+    return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -319,7 +321,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, RecursionError, ValueError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path}: not valid YAML{line}: {str(getattr(error, 'problem', error)).splitlines()[0]}") from None
+        raise ConfigError(
+            f"{path}: not valid YAML{line}: {str(getattr(error, 'problem', error)).splitlines()[0]}"
+        ) from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
     return data
@@ -365,7 +369,11 @@ def _sibling_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
     """Allowed keys of the component at `loc`."""
     current: Any = model
     for part in loc:
-        field = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
+        field = (
+            current.model_fields.get(part)
+            if isinstance(current, type) and issubclass(current, BaseModel)
+            else None
+        )
         current = field.annotation if field is not None else current
         if hasattr(current, "__args__"):  # dict[str, Model]
             current = current.__args__[-1]

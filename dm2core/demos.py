@@ -81,8 +81,9 @@ FIELDS = ("obs", "actions", "lengths", "won", "episode_return", "battle")
 
 def choose_checkpoint(win_rates: Sequence[tuple[int, float]], demos: DemoSet) -> int:
     """Env steps of the chosen checkpoint among (env_steps, sampled win rate); ties go to the later one."""
-    if demos.target_env_steps is not None:
-        return min(win_rates, key=lambda row: (abs(row[0] - demos.target_env_steps), -row[0]))[0]
+    steps = demos.target_env_steps
+    if steps is not None:
+        return min(win_rates, key=lambda row: (abs(row[0] - steps), -row[0]))[0]
     target = demos.target_win_rate
     assert target is not None
     return min(win_rates, key=lambda row: (abs(row[1] - target), -row[0]))[0]
@@ -118,7 +119,14 @@ def make_demos(config: Config, map_name: str, demos_id: str, folders: Sequence[P
     episodes, seed = config.demos.episodes, config.eval_seed
     strangers = None if demos.joint else mix_agents([team.tensors for team in teams])
     if demos.joint:
-        pool = _play(teams[0].tensors, map_name, seed, f"demos/team{teams[0].seed}", 0, _pool(demos, episodes, n_agents))
+        pool = _play(
+            teams[0].tensors,
+            map_name,
+            seed,
+            f"demos/team{teams[0].seed}",
+            0,
+            _pool(demos, episodes, n_agents),
+        )
         agents = [_agent(pool, i, 0 if demos.concurrent else i * episodes, episodes) for i in range(n_agents)]
     elif demos.concurrent:
         assert strangers is not None
@@ -136,7 +144,9 @@ def make_demos(config: Config, map_name: str, demos_id: str, folders: Sequence[P
         "demos_id": demos_id,
         "episodes_per_agent": episodes,
         "teams": [_team_card(team, map_name, config) for team in teams],
-        "strangers": _rates(strangers, map_name, config) if strangers is not None and demos.concurrent else None,
+        "strangers": _rates(strangers, map_name, config)
+        if strangers is not None and demos.concurrent
+        else None,
         "win_rate": None,  # of whoever played the demonstrations, as they played; filled in below
         "agents": [
             {
@@ -165,7 +175,9 @@ def load_demos(path: Path, cell: CellConfig | None = None, spec: EnvSpec | None 
     card = read_card(folder)
     file = folder / "demos.npz"
     if sha256_file(file) != card["sha256"]:
-        raise DataError(f"{file}: its SHA-256 is not the card's, so it is damaged or changed; sample it again")
+        raise DataError(
+            f"{file}: its SHA-256 is not the card's, so it is damaged or changed; sample it again"
+        )
     try:
         with np.load(file, allow_pickle=False) as arrays:
             count = sum(name.endswith("/obs") for name in arrays.files)
@@ -198,7 +210,9 @@ def expert_episodes(demos: Demos, dtype: torch.dtype, *, terminal_row: bool) -> 
     """The set as discriminators read it; without the terminal row (D30) each episode's last row is left out."""
     obs = torch.from_numpy(np.concatenate([a.obs for a in demos.agents])).to(dtype)
     first = np.cumsum([0] + [len(a.obs) for a in demos.agents])
-    start = np.stack([first[i] + np.cumsum(a.lengths + 1) - (a.lengths + 1) for i, a in enumerate(demos.agents)])
+    start = np.stack(
+        [first[i] + np.cumsum(a.lengths + 1) - (a.lengths + 1) for i, a in enumerate(demos.agents)]
+    )
     length = np.stack([a.lengths + int(terminal_row) for a in demos.agents])
     return Episodes(torch.cat([obs, obs.new_zeros(1, obs.shape[1])]), start, length)
 
@@ -256,7 +270,9 @@ def _rates(tensors: dict[str, Tensor], map_name: str, config: Config) -> dict[st
     actor = load_actor(tensors)
 
     def rate(*, greedy: bool) -> dict[str, float]:
-        return evaluate(actor, map_name, config.demos.card_episodes, config.eval_seed, greedy=greedy, role="card")
+        return evaluate(
+            actor, map_name, config.demos.card_episodes, config.eval_seed, greedy=greedy, role="card"
+        )
 
     sampled = rate(greedy=False)
     return {
@@ -276,7 +292,7 @@ def _card_text(card: dict[str, Any]) -> str:
     lines = [
         f"# {card['demos_id']} on {card['map']}",
         "",
-        f"{card['episodes_per_agent']} episodes per agent, observations of {card['obs_size']} numbers, actions sampled.",
+        f"{card['episodes_per_agent']} episodes per agent, {card['obs_size']} numbers an observation, actions sampled.",
         "",
         "| who plays | checkpoint (env steps) | win rate, sampled | win rate, greedy | battles |",
         "|---|---|---|---|---|",
@@ -285,9 +301,13 @@ def _card_text(card: dict[str, Any]) -> str:
     if card["strangers"] is not None:
         rows.append(("strangers: agent i of team i", "", card["strangers"]))
     for who, steps, t in rows:
-        lines.append(f"| {who} | {steps} | {t['win_rate_sampled']:.3f} | {t['win_rate_greedy']:.3f} | {t['battles']} |")
+        lines.append(
+            f"| {who} | {steps} | {t['win_rate_sampled']:.3f} | {t['win_rate_greedy']:.3f} | {t['battles']} |"
+        )
     lines += ["", "| agent | battles | won | return | length |", "|---|---|---|---|---|"]
     for i, a in enumerate(card["agents"]):
         span = f"{a['battles'][0]}-{a['battles'][1]}"
-        lines.append(f"| {i} | {span} | {a['win_rate']:.3f} | {a['episode_return']:.2f} | {a['episode_length']:.1f} |")
+        lines.append(
+            f"| {i} | {span} | {a['win_rate']:.3f} | {a['episode_return']:.2f} | {a['episode_length']:.1f} |"
+        )
     return "\n".join([*lines, "", f"SHA-256 {card['sha256']}", ""])

@@ -60,14 +60,22 @@ def policy_episodes(rollout: Rollout, dtype: torch.dtype, *, terminal_row: bool)
 
 
 def draw_pairs(
-    expert: Episodes, policy: Episodes, slots: int, cfg: Discriminator, switches: Switches, generator: torch.Generator
+    expert: Episodes,
+    policy: Episodes,
+    slots: int,
+    cfg: Discriminator,
+    switches: Switches,
+    generator: torch.Generator,
 ) -> Pairs:
     """Draw episodes of both sides without replacement, agent by agent, and pair their rows."""
     n_agents, n_expert = expert.start.shape
     n_policy = policy.start.shape[1]
     size = min(cfg.episodes_per_step, n_expert, n_policy)
     picks = [
-        (torch.randperm(n_expert, generator=generator)[:size], torch.randperm(n_policy, generator=generator)[:size])
+        (
+            torch.randperm(n_expert, generator=generator)[:size],
+            torch.randperm(n_policy, generator=generator)[:size],
+        )
         for _ in range(n_agents)
     ]
     index = []

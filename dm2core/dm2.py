@@ -46,7 +46,11 @@ class TrainState:
                 out.update({f"{name}_opt/{key}/{k}": v for k, v in opt.state.get(p, {}).items()})
         norm = self.learners.value_norm
         if norm is not None:
-            out |= {"value_norm/mean": norm.mean, "value_norm/mean_sq": norm.mean_sq, "value_norm/debias": norm.debias}
+            out |= {
+                "value_norm/mean": norm.mean,
+                "value_norm/mean_sq": norm.mean_sq,
+                "value_norm/debias": norm.debias,
+            }
         return out
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -86,11 +90,17 @@ def init_state(cell: CellConfig, spec: EnvSpec) -> TrainState:
         return TrainState(learners, None, None)
     disc = DiscriminatorNet(spec.n_agents, spec.obs_size, cell.discriminator.hidden_size)
     disc = disc.init(torch_stream(cell.seed, "discriminator")).to(dtype)
-    return TrainState(learners, disc, torch.optim.Adam(disc.parameters(), lr=cell.discriminator.lr, fused=True))
+    return TrainState(
+        learners, disc, torch.optim.Adam(disc.parameters(), lr=cell.discriminator.lr, fused=True)
+    )
 
 
 def iterate(
-    state: TrainState, env: BattleEnv, expert: Episodes | None, cell: CellConfig, poll: Callable[[], None] = lambda: None
+    state: TrainState,
+    env: BattleEnv,
+    expert: Episodes | None,
+    cell: CellConfig,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """One iteration, in place: collect, update discriminators, reward, update policies. Returns metrics.
 

@@ -20,7 +20,10 @@ def evaluate(
     role: str = "evaluation",
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Play battles 0..episodes-1 of (`seed`, `role`); win_rate in [0, 1], means of return and length, share of time-outs."""
+    """Play battles 0..episodes-1 of (`seed`, `role`).
+
+    Returns win_rate in [0, 1], mean episode_return and episode_length, timeout_rate in [0, 1].
+    """
     env = make_env(map_name, episodes)
     rollout = collect(env, actor, None, battle_keys(seed, role, 0, episodes), greedy=greedy, poll=poll)
     return {

@@ -80,7 +80,9 @@ class Report:
     errors: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
-    def compare(self, name: str, ours: Tensor, recorded: NDArray[np.generic], tolerance: float | None = None) -> None:
+    def compare(
+        self, name: str, ours: Tensor, recorded: NDArray[np.generic], tolerance: float | None = None
+    ) -> None:
         """Largest absolute difference over the recorded array's largest magnitude."""
         expected = torch.as_tensor(np.asarray(recorded, dtype=np.float64))
         got = ours.detach().double().reshape(-1)
@@ -208,8 +210,13 @@ def _check_rollout(rec: Recording, report: Report) -> None:
     log_probs = log_pi.gather(-1, rows.actions.unsqueeze(-1)).squeeze(-1)
     slots = torch.arange(len(rollout.obs)).unsqueeze(-1)
     filled = slots <= rollout.lengths
-    for name, ours, key in (("rollout values", values, "values"), ("rollout log-probs", log_probs, "log_probs")):
-        report.compare(name, ours[:, rows.index].permute(1, 2, 0)[filled], rec.grid(f"rollout/{key}")[filled].numpy())
+    for name, ours, key in (
+        ("rollout values", values, "values"),
+        ("rollout log-probs", log_probs, "log_probs"),
+    ):
+        report.compare(
+            name, ours[:, rows.index].permute(1, 2, 0)[filled], rec.grid(f"rollout/{key}")[filled].numpy()
+        )
     last = slots == rollout.lengths
     for part, ours in (("actor", h_actor), ("critic", h_critic)):
         grid = ours[:, rows.index].permute(1, 2, 0, 3)
@@ -226,7 +233,9 @@ def _check_discriminators(rec: Recording, report: Report) -> Tensor:
     """Recorded discriminator steps; our imitation reward [L, B, N] after the last."""
     rollout = rec.rollout()
     n_agents, slots = rec.n_agents, len(rollout.obs)
-    net = DiscriminatorNet(n_agents, rollout.obs.shape[-1], rec["agent0/disc/init/0.weight"].shape[0]).to(rec.dtype)
+    net = DiscriminatorNet(n_agents, rollout.obs.shape[-1], rec["agent0/disc/init/0.weight"].shape[0]).to(
+        rec.dtype
+    )
     rec.load(net, "disc")
     optimizer = torch.optim.Adam(net.parameters(), lr=DISC_LR, fused=True)
     expert = _expert_episodes(rec)
@@ -248,15 +257,23 @@ def _check_discriminators(rec: Recording, report: Report) -> Tensor:
             dim=1,
         )
         for i in range(n_agents):
-            scalars = rec[f"agent{i}/disc/scalars"] if rec.dtype == torch.float64 else _f32_disc_scalars(rec, i)
+            scalars = (
+                rec[f"agent{i}/disc/scalars"] if rec.dtype == torch.float64 else _f32_disc_scalars(rec, i)
+            )
             report.compare("disc losses", columns[i], scalars[k - 1])
-            _compare_tensors(report, "disc gradients", rec, net, i, f"agent{i}/disc/step{k}/grad", gradient=True)
+            _compare_tensors(
+                report, "disc gradients", rec, net, i, f"agent{i}/disc/step{k}/grad", gradient=True
+            )
             _compare_tensors(report, "disc weights", rec, net, i, f"agent{i}/disc/after_step{k}")
-            _compare_fingerprint(report, "disc weights", rec, net, i, "disc", f"agent{i}/disc/fingerprint/after_step{k}")
+            _compare_fingerprint(
+                report, "disc weights", rec, net, i, "disc", f"agent{i}/disc/fingerprint/after_step{k}"
+            )
     logits = disc.policy_logits(net, rollout, AUTHORS)
     reward = imitation_reward(logits, AUTHORS.imitation_reward)
     for i in range(n_agents):
-        report.compare("predicted reward", reward[..., i].T, rec[f"agent{i}/disc/pred_reward"][:, : slots - 1])
+        report.compare(
+            "predicted reward", reward[..., i].T, rec[f"agent{i}/disc/pred_reward"][:, : slots - 1]
+        )
     return reward
 
 
@@ -280,7 +297,9 @@ def _recorded_draw(rec: Recording, agent: int, k: int) -> tuple[NDArray[np.int64
     return e, p, torch.as_tensor(rec[f"{prefix}/alpha"]).to(rec.dtype).reshape(len(e), -1)
 
 
-def _recorded_pairs(rec: Recording, expert: disc.Episodes, policy: disc.Episodes, k: int, slots: int) -> disc.Pairs:
+def _recorded_pairs(
+    rec: Recording, expert: disc.Episodes, policy: disc.Episodes, k: int, slots: int
+) -> disc.Pairs:
     index, alphas, total = [], [], 0
     for i in range(rec.n_agents):
         e, p, alpha = _recorded_draw(rec, i, k)
@@ -330,7 +349,18 @@ def _check_update(rec: Recording, report: Report, tag: str, rewards: Tensor, swi
         ratio = _ratios(learners, rows, batch)
         metrics = minibatch_step(learners, rows, batch, batch.trained, CFG, switches, CLIP_EPS)
         for i in range(rec.n_agents):
-            _check_epoch(rec, report, tag, i, epoch, learners, {k: v[i] for k, v in metrics.items()}, ratio[i], rows, batch)
+            _check_epoch(
+                rec,
+                report,
+                tag,
+                i,
+                epoch,
+                learners,
+                {k: v[i] for k, v in metrics.items()},
+                ratio[i],
+                rows,
+                batch,
+            )
 
 
 def _check_batch(
@@ -348,7 +378,9 @@ def _check_batch(
             report.compare("inputs", rows.x[i][rows.index].transpose(0, 1), rec[f"{prefix}/inputs"])
         if f"{prefix}/returns" not in rec.arrays:
             continue
-        report.compare("mixed reward" if tag == "mixed" else "reward", rewards[..., i].T, rec[f"{prefix}/rewards"])
+        report.compare(
+            "mixed reward" if tag == "mixed" else "reward", rewards[..., i].T, rec[f"{prefix}/rewards"]
+        )
         report.compare("returns", grid(batch.value_targets)[i], rec[f"{prefix}/returns"])
         report.compare("values", grid(batch.old_values)[i], rec[f"{prefix}/value_preds"][:, :limit])
         report.compare("advantages", grid(batch.raw_advantages)[i], rec[f"{prefix}/advantages_raw"])
@@ -419,7 +451,14 @@ def _check_epoch(
 
 
 def _compare_tensors(
-    report: Report, name: str, rec: Recording, net: nn.Module, agent: int, prefix: str, *, gradient: bool = False
+    report: Report,
+    name: str,
+    rec: Recording,
+    net: nn.Module,
+    agent: int,
+    prefix: str,
+    *,
+    gradient: bool = False,
 ) -> None:
     """All recorded tensors under a prefix, against the largest magnitude among them."""
     own = dict(net.named_parameters())
@@ -485,8 +524,8 @@ def main(paths: Sequence[str]) -> int:
                 return EXIT_DATA
             verdict = "FAILED" if report.failures else "ok"
             print(f"{path} {str(dtype)[6:]} tolerance {report.tolerance:g}: {verdict}")
-            for name, error in report.errors.items():
-                print(f"  {name:<18} {error:.1e}")
+            for name, size in report.errors.items():
+                print(f"  {name:<18} {size:.1e}")
             for failure in report.failures[:10]:
                 print(f"  beyond tolerance: {failure}")
             worst = max(worst, int(bool(report.failures)))

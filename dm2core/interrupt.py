@@ -22,7 +22,9 @@ class Interrupt:
     def poll(self) -> None:
         if self.received is not None:
             name = signal.Signals(self.received).name
-            raise TryAgain(f"stopped by {name}; everything up to the last iteration is saved, run again to go on")
+            raise TryAgain(
+                f"stopped by {name}; everything up to the last iteration is saved, run again to go on"
+            )
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None:

@@ -76,7 +76,12 @@ class RecurrentBody(nn.Module):
         return self.norm_out(h_next), h_next
 
     def init(self, generator: torch.Generator) -> None:
-        for linear, gain in ((self.fc1, SQRT2), (self.fc2, SQRT2), (self.gru.input, 1.0), (self.gru.hidden, 1.0)):
+        for linear, gain in (
+            (self.fc1, SQRT2),
+            (self.fc2, SQRT2),
+            (self.gru.input, 1.0),
+            (self.gru.hidden, 1.0),
+        ):
             _orthogonal(linear, gain, generator)
 
 

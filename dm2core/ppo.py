@@ -62,18 +62,23 @@ def make_learners(actor: Actor, critic: Critic, cfg: PPO, switches: Switches) ->
 
 def make_batch(learners: Learners, rows: Rows, rewards: Tensor, cfg: PPO, switches: Switches) -> Batch:
     """Values, returns, advantages and old log-probabilities of mixed rewards [L, B, N]."""
-    limit, battles, _ = rewards.shape
     with torch.no_grad():
-        outputs = torch.cat([learners.critic(rows.x[:, s], rows.h_critic[:, s])[0] for s in _blocks(rows)], dim=1)
+        outputs = torch.cat(
+            [learners.critic(rows.x[:, s], rows.h_critic[:, s])[0] for s in _blocks(rows)], dim=1
+        )
         log_probs = torch.cat([_log_probs(learners.actor, rows, s)[0] for s in _blocks(rows)], dim=1)
-    log_probs[:, ~rows.choice] = 0.0  # one legal action, or none on padding: probability 1 as float32 computes it
+    log_probs[:, ~rows.choice] = (
+        0.0  # one legal action, or none on padding: probability 1 as float32 computes it
+    )
     values = learners.value_norm.denormalize(outputs) if learners.value_norm else outputs
     grid_values = values[:, rows.index].permute(1, 2, 0)  # [L+1, B, N]
     advantages, targets = gae(
         rewards, grid_values, rows.length, rows.bootstrap, gamma=cfg.gamma, gae_lambda=cfg.gae_lambda
     )
     row = rows.index[:-1].flatten()
-    counted = rows.inside.unsqueeze(-1) if switches.absorbing_padding else rows.inside.unsqueeze(-1) & rows.alive
+    counted = (
+        rows.inside.unsqueeze(-1) if switches.absorbing_padding else rows.inside.unsqueeze(-1) & rows.alive
+    )
     policy_mask = _flat(counted.expand_as(advantages))
     trained = rows.inside.clone()
     if switches.drop_last_episode:
@@ -136,7 +141,9 @@ def minibatch_step(
     return metrics
 
 
-def value_loss(values: Tensor, old: Tensor, targets: Tensor, cfg: PPO, switches: Switches, clip_eps: float) -> Tensor:
+def value_loss(
+    values: Tensor, old: Tensor, targets: Tensor, cfg: PPO, switches: Switches, clip_eps: float
+) -> Tensor:
     """Elementwise max of Huber losses of the value and of the value moved at most clip_eps from the old one."""
     loss = _huber(targets - values, cfg.huber_delta, one_sided=switches.huber_one_sided)
     if switches.value_clip == "off":
@@ -199,7 +206,9 @@ def _critic_backward(
         if len(part) == 0:
             continue
         row = batch.row[part]
-        seen = row[:1] if row[0] == rows.padding else row  # the padding row is computed once for all its slots
+        seen = (
+            row[:1] if row[0] == rows.padding else row
+        )  # the padding row is computed once for all its slots
         values, _ = learners.critic(rows.x[:, seen], rows.h_critic[:, seen])
         losses = value_loss(values, batch.old_values[:, part], targets[:, part], cfg, switches, clip_eps)
         part_loss = losses.sum(-1) / len(slots)
@@ -218,7 +227,9 @@ def _huber(error: Tensor, delta: float, *, one_sided: bool) -> Tensor:
     """Quadratic to delta, then linear; one-sided (D08): nothing at all below -delta."""
     size = error.abs()
     above = error > delta if one_sided else size > delta
-    return torch.where(size <= delta, 0.5 * error.square(), torch.where(above, delta * (size - 0.5 * delta), 0.0))
+    return torch.where(
+        size <= delta, 0.5 * error.square(), torch.where(above, delta * (size - 0.5 * delta), 0.0)
+    )
 
 
 def _standardize(advantages: Tensor, mask: Tensor) -> Tensor:

@@ -33,7 +33,9 @@ class CellProgress:
             print(f"{self.name}: resuming at {self.start:,} env steps", file=sys.stderr)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _tb: TracebackType | None
+    ) -> None:
         if self.bar is not None:
             self.bar.stop()
 

@@ -24,7 +24,9 @@ def _entropy(seed: int, role: str, index: int) -> bytes:
 
 def stream(seed: int, role: str, index: int = 0) -> np.random.Generator:
     """NumPy generator for one address."""
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(_entropy(seed, role, index)[:16], "little")))
+    return np.random.Generator(
+        np.random.Philox(key=int.from_bytes(_entropy(seed, role, index)[:16], "little"))
+    )
 
 
 def torch_stream(seed: int, role: str, index: int = 0) -> torch.Generator:

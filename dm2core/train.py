@@ -22,7 +22,14 @@ import torch
 from torch import Tensor
 
 from dm2core import provenance
-from dm2core.checkpoint import Progress, load_checkpoint, load_tensors, save_checkpoint, save_tensors, write_atomic
+from dm2core.checkpoint import (
+    Progress,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+    write_atomic,
+)
 from dm2core.config import CellConfig
 from dm2core.demos import expert_episodes, load_demos
 from dm2core.discriminator import Episodes
@@ -63,7 +70,10 @@ def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | No
         with CellProgress(_name(cell), cell.env_steps, first) as progress:
             _loop(run, progress)
         spent = time.monotonic() - started
-        timing = {"wall_s": round(spent, 3), "env_steps_per_s": round((run.state.env_steps - first) / spent, 1)}
+        timing = {
+            "wall_s": round(spent, 3),
+            "env_steps_per_s": round((run.state.env_steps - first) / spent, 1),
+        }
         _finish(run, out, {"attempts": attempts, "last_attempt": timing})
         shutil.rmtree(state_folder)
 
@@ -82,7 +92,16 @@ def _open(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[],
     at, tensors = saved
     state.load_tensors(tensors)
     state.iteration, state.env_steps = at.iteration, at.env_steps
-    return Run(cell, folder, env, expert, state, MetricLog(folder / "metrics.jsonl", at.metrics_bytes), at.next_eval, poll)
+    return Run(
+        cell,
+        folder,
+        env,
+        expert,
+        state,
+        MetricLog(folder / "metrics.jsonl", at.metrics_bytes),
+        at.next_eval,
+        poll,
+    )
 
 
 def _loop(run: Run, progress: CellProgress) -> None:
@@ -108,13 +127,17 @@ def _evaluate(run: Run, progress: CellProgress) -> None:
     cell, state = run.cell, run.state
 
     def play(*, greedy: bool) -> dict[str, float]:
-        rates = evaluate(state.actor, cell.map_name, cell.eval_episodes, cell.eval_seed, greedy=greedy, poll=run.poll)
+        rates = evaluate(
+            state.actor, cell.map_name, cell.eval_episodes, cell.eval_seed, greedy=greedy, poll=run.poll
+        )
         return rates
 
     metrics = {f"eval/{key}": value for key, value in play(greedy=True).items()}
     if cell.keep_checkpoints:
         metrics["eval_sampled/win_rate"] = play(greedy=False)["win_rate"]
-        save_tensors(run.state_folder / f"policy{state.env_steps:010d}.safetensors", state.actor.state_dict(), {})
+        save_tensors(
+            run.state_folder / f"policy{state.env_steps:010d}.safetensors", state.actor.state_dict(), {}
+        )
     run.log.append(state.iteration, state.env_steps, metrics)
     run.next_eval = (state.env_steps // cell.eval_every + 1) * cell.eval_every
     progress.evaluated(metrics["eval/win_rate"])
@@ -124,7 +147,11 @@ def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
     """Results into `out`, the manifest last."""
     cell, rows = run.cell, run.log.rows()
     write_parquet(out / "metrics.parquet", rows)
-    save_tensors(out / "policy.safetensors", run.state.actor.state_dict(), {"map": cell.map_name, "digest": cell.digest()})
+    save_tensors(
+        out / "policy.safetensors",
+        run.state.actor.state_dict(),
+        {"map": cell.map_name, "digest": cell.digest()},
+    )
     names = ["metrics.parquet", "policy.safetensors"]
     if cell.keep_checkpoints:
         kept: dict[str, Tensor] = {}
@@ -155,7 +182,9 @@ def _note_attempt(folder: Path) -> list[dict[str, Any]]:
         attempts = list(json.loads(path.read_text()))
     except (OSError, ValueError):
         attempts = []
-    attempts.append({"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "host": socket.gethostname()})
+    attempts.append(
+        {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "host": socket.gethostname()}
+    )
     for key in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
         if key in os.environ:
             attempts[-1][key.lower()] = os.environ[key]
@@ -165,7 +194,12 @@ def _note_attempt(folder: Path) -> list[dict[str, Any]]:
 
 def _report_failure(run: Run, what: str) -> None:
     last = run.log.rows()[-20:]
-    report = {"what": what, "iteration": run.state.iteration, "env_steps": run.state.env_steps, "last_rows": last}
+    report = {
+        "what": what,
+        "iteration": run.state.iteration,
+        "env_steps": run.state.env_steps,
+        "last_rows": last,
+    }
     write_atomic(run.state_folder / "failure.json", json.dumps(report, indent=2).encode())
 
 

@@ -36,7 +36,10 @@ def test_step_has_the_gradient_of_the_whole_padded_grid(block: int, monkeypatch:
     expert = disc.policy_episodes(other, torch.float64, terminal_row=True)
     slots = LIMIT + 1
     g = torch.Generator().manual_seed(5)
-    picks = [(torch.randperm(5, generator=g)[:4].numpy(), torch.randperm(5, generator=g)[:4].numpy()) for _ in range(3)]
+    picks = [
+        (torch.randperm(5, generator=g)[:4].numpy(), torch.randperm(5, generator=g)[:4].numpy())
+        for _ in range(3)
+    ]
     alpha = torch.rand(N_AGENTS, 4, slots, generator=g, dtype=torch.float64)
     index, alphas = [], []
     for i, (e, p) in enumerate(picks):
@@ -61,7 +64,9 @@ def test_step_has_the_gradient_of_the_whole_padded_grid(block: int, monkeypatch:
 
         gradient = torch.autograd.grad(f(x).sum(), x, create_graph=True)[0]
         ones, zeros = torch.ones(len(x_e), dtype=torch.float64), torch.zeros(len(x_e), dtype=torch.float64)
-        loss = fn.binary_cross_entropy_with_logits(f(x_e), ones) + fn.binary_cross_entropy_with_logits(f(x_p), zeros)
+        loss = fn.binary_cross_entropy_with_logits(f(x_e), ones) + fn.binary_cross_entropy_with_logits(
+            f(x_p), zeros
+        )
         (loss + 10 * (gradient.norm(dim=1) - 1).square().mean()).backward()
     for a, b in zip(compact.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-8, atol=1e-11)

@@ -22,7 +22,9 @@ CONFIG = load_config(Path(__file__).parents[2] / "config" / "config.yaml", {"sca
 def cell(method: str, switches: Switches = AUTHORS, coef: float = 0.3) -> CellConfig:
     demos = "none" if method == "ippo" else "toy"
     base = cell_config(CONFIG, map_name="3m", method=method, seed=5, demos=demos)
-    params = base.map_params.model_copy(update={"imitation_coef": coef, "episodes_per_update": 32, "ppo_epochs": 4})
+    params = base.map_params.model_copy(
+        update={"imitation_coef": coef, "episodes_per_update": 32, "ppo_epochs": 4}
+    )
     ppo = base.ppo.model_copy(update={"lr": 3e-3, "hidden_size": 16})
     return base.model_copy(update={"switches": switches, "map_params": params, "ppo": ppo})
 
@@ -30,7 +32,9 @@ def cell(method: str, switches: Switches = AUTHORS, coef: float = 0.3) -> CellCo
 def expert() -> Episodes:
     env = ToyEnv(20)
     state = init_state(cell("ippo"), env.spec)
-    return policy_episodes(collect(env, state.actor, None, battle_keys(9, "e", 0, 20)), torch.float32, terminal_row=True)
+    return policy_episodes(
+        collect(env, state.actor, None, battle_keys(9, "e", 0, 20)), torch.float32, terminal_row=True
+    )
 
 
 def run(config: CellConfig, iterations: int) -> tuple[TrainState, list[dict[str, float]]]:
@@ -81,7 +85,7 @@ def test_ippo_learns_the_toy(switches: Switches) -> None:
 
 
 def test_the_released_last_action_leak_spoils_the_first_action() -> None:
-    """D04: at t = 0 the update sees the action it is asked to predict, so play, which does not, learns nothing there."""
+    """D04: at t = 0 the update sees the action it is to predict; play, which does not, learns nothing there."""
     _, metrics = run(cell("ippo", AUTHORS), 60)
     assert metrics[-1]["train/episode_return"] / metrics[-1]["train/episode_length"] > 0.7
     assert max(m["train/win_rate"] for m in metrics[-10:]) < 0.3

@@ -10,7 +10,9 @@ from dm2core.returns import ValueNorm, gae
 def test_lambda_one_gives_discounted_returns_minus_value() -> None:
     rewards = torch.arange(1.0, 5.0, dtype=torch.float64).view(4, 1, 1)
     values = torch.tensor([0.3, -0.2, 0.5, 0.1, 7.0], dtype=torch.float64).view(5, 1, 1)
-    advantages, targets = gae(rewards, values, torch.tensor([4]), torch.tensor([False]), gamma=0.9, gae_lambda=1.0)
+    advantages, targets = gae(
+        rewards, values, torch.tensor([4]), torch.tensor([False]), gamma=0.9, gae_lambda=1.0
+    )
     expected = [sum(0.9 ** (k - t) * (k + 1) for k in range(t, 4)) for t in range(4)]
     torch.testing.assert_close(targets.flatten(), torch.tensor(expected, dtype=torch.float64))
     torch.testing.assert_close(advantages, targets - values[:-1])

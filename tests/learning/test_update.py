@@ -14,7 +14,9 @@ from dm2core.rows import Rows, training_rows
 from tests.learning.cases import AUTHORS, CFG, LENGTHS, LIMIT, N_AGENTS, PAPER, networks, rollout
 
 
-def one_step(rows: Rows, switches: Switches, rewards: torch.Tensor) -> tuple[ppo.Learners, dict[str, torch.Tensor]]:
+def one_step(
+    rows: Rows, switches: Switches, rewards: torch.Tensor
+) -> tuple[ppo.Learners, dict[str, torch.Tensor]]:
     learners = make_learners(*networks(), CFG, switches)
     batch = make_batch(learners, rows, rewards, CFG, switches)
     return learners, minibatch_step(learners, rows, batch, batch.trained, CFG, switches, 0.05)

@@ -32,7 +32,11 @@ class ToyEnv:
 
     def _target(self, battles: NDArray[np.int64]) -> NDArray[np.int64]:
         agents = np.arange(self.spec.n_agents, dtype=np.uint64)
-        mixed = (self.keys[battles, None] >> np.uint64(7)) + agents * np.uint64(5) + self.t[battles, None].astype(np.uint64)
+        mixed = (
+            (self.keys[battles, None] >> np.uint64(7))
+            + agents * np.uint64(5)
+            + self.t[battles, None].astype(np.uint64)
+        )
         return (1 + mixed % np.uint64(self.spec.n_actions - 1)).astype(np.int64)
 
     def _observe(self, battles: NDArray[np.int64]) -> None:

@@ -1,0 +1,147 @@
+"""A configuration that cannot be used is one line, exit code 2, before torch is imported."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dm2core.config import ConfigError, cell_config, dump_config, load_config
+from tests.shell.conftest import ROOT
+
+TRAIN = ["train", "--map", "3m", "--method", "ippo", "--seed", "1", "--out", "out"]
+
+
+def dm2(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process that fails if torch comes in."""
+    code = (
+        "import sys; from dm2core.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(99 if 'torch' in sys.modules else code)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ("ppo.lrr=0.1", ["ppo.lrr", "unknown key", "did you mean 'lr'", "gae_lambda"]),
+        ("budget.env_steps=many", ["budget.env_steps", "integer", "'many'"]),
+        ("budget.env_steps=-5", ["budget.env_steps", "greater than 0", "-5"]),
+        (
+            "maps.3mm={episodes_per_update: 4, ppo_epochs: 1, clip_eps: 0.1, imitation_coef: 0.1}",
+            ["3mm", "'3m'", "known"],
+        ),
+        ("demo_ablation.maps=[5m_v_6m]", ["5m_v_6m", "did you mean '5m_vs_6m'", "3s_vs_4z"]),
+        ("seeds=[]", ["seeds", "at least 1"]),
+        ("seeds=null", ["seeds", "list"]),
+        ("expert_seeds=[1]", ["expert_seeds", "3s_vs_3z needs 3"]),
+        ("seeds=[1, 1]", ["seeds", "twice"]),
+        ("profile=author", ["profile", "did you mean 'authors'"]),
+        ("switches.absorbing_paddin=true", ["absorbing_paddin", "did you mean 'absorbing_padding'"]),
+        ("scale=huge", ["scale", "huge", "paper, quick, smoke"]),
+        ("ppo.gamma=.nan", ["ppo.gamma"]),
+        ("maps.3m.clip_eps=yes", ["maps.3m.clip_eps", "number", "True"]),
+    ],
+)
+def test_one_line_names_key_and_remedy(changed: str, words: list[str], project: Path) -> None:
+    done = dm2(*TRAIN, "--set", changed, cwd=project)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seeds: [112358, 1285842, 78590, 119527, 122529]", "", ["seeds", "missing"]),
+        ("gamma: 0.99", "gamma: 0.99\n  gamma: 0.98", ["gamma", "twice", "line"]),
+        ("gamma: 0.99", "gamma: [0.99", ["not valid YAML", "line"]),
+        ("gamma: 0.99", "\tgamma: 0.99", ["not valid YAML"]),
+    ],
+)
+def test_damaged_files_are_one_line(old: str, new: str, words: list[str], project: Path) -> None:
+    path = project / "config" / "config.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    quick = project / "config" / "scale" / "quick.yaml"
+    quick.write_text(
+        "\n".join(line for line in quick.read_text().splitlines() if not line.startswith("seeds"))
+    )
+    done = dm2(*TRAIN, cwd=project)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (
+            ["train", "--map", "5m_v_6m", "--method", "ippo", "--seed", "1", "--out", "o"],
+            ["5m_v_6m", "5m_vs_6m"],
+        ),
+        (["train", "--map", "3m", "--method", "ppo", "--seed", "1", "--out", "o"], ["'ppo'", "ippo, dm2"]),
+        (
+            ["train", "--map", "3m", "--method", "dm2", "--seed", "1", "--out", "o"],
+            ["demos", "demonstration file"],
+        ),
+        (["train", "--map", "3m", "--method", "ippo", "--seed", "-1", "--out", "o"], ["seed", "-1"]),
+        (["train", "--map", "3m", "--method", "ippo", "--seed", "x", "--out", "o"], ["--seed", "'x'"]),
+        (["train", "--map", "3m"], ["--method", "--seed"]),
+        (
+            ["demos", "--map", "3m", "--id", "joint", "--experts", "e", "--out", "o"],
+            ["'joint'", "ippo-q50_joint-concurrent"],
+        ),
+        (["trian"], ["trian"]),
+        (["train", "--config", "none.yaml", *TRAIN[1:]], ["none.yaml", "no such file"]),
+    ],
+)
+def test_wrong_usage_is_one_line(args: list[str], words: list[str], project: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dm2core", *args], cwd=project, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def test_resolved_config_reads_back_to_itself(project: Path) -> None:
+    config = load_config(project / "config" / "config.yaml", {"budget": {"env_steps": 77}})
+    assert config.budget.env_steps == 77
+    (project / "resolved.yaml").write_text(dump_config(config))
+    assert load_config(project / "resolved.yaml") == config
+
+
+def test_digest_changes_with_what_decides_numbers_and_with_nothing_else() -> None:
+    path = ROOT / "config" / "config.yaml"
+
+    def digest(**overrides: object) -> str:
+        return cell_config(load_config(path, overrides), map_name="3m", method="ippo", seed=1).digest()
+
+    base = digest()
+    assert digest(seeds=[5, 6, 7]) == base
+    assert digest(results="elsewhere") == base
+    assert digest(ppo={"lr": 2e-3}) != base
+    assert digest(switches={"terminal_row": False}) != base
+    assert digest(maps={"3s_vs_3z": {"clip_eps": 0.3}}) == base
+
+
+def test_methods_and_demonstrations_must_agree() -> None:
+    config = load_config(ROOT / "config" / "config.yaml")
+    with pytest.raises(ConfigError, match="takes no demonstrations"):
+        cell_config(config, map_name="3m", method="ippo", seed=1, demos="ippo-q50_joint-concurrent")

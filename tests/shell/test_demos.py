@@ -1,0 +1,131 @@
+"""The four demonstration sets are what their names say, and damage or a wrong map is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dm2core.config import CellConfig, Config, ConfigError, parse_demos_id
+from dm2core.demos import choose_checkpoint, expert_episodes, load_demos, make_demos
+from dm2core.env.vector import make_env
+from dm2core.errors import DataError
+
+K = 12
+Sets = dict[str, Path]
+
+
+def spans(sets: Sets, name: str) -> list[tuple[int, int]]:
+    return [(int(a.battle[0]), int(a.battle[-1])) for a in load_demos(sets[f"ippo-q50_{name}"]).agents]
+
+
+def test_concurrent_agents_share_battles_and_the_others_do_not(demo_sets: Sets) -> None:
+    blocks = [(i * K, i * K + K - 1) for i in range(3)]
+    assert spans(demo_sets, "joint-concurrent") == [blocks[0]] * 3
+    assert spans(demo_sets, "indep-concurrent") == [blocks[0]] * 3
+    assert spans(demo_sets, "joint-nonconcurrent") == blocks
+    assert spans(demo_sets, "indep-nonconcurrent") == blocks
+
+
+def test_concurrent_sets_hold_the_same_battles_row_by_row(demo_sets: Sets) -> None:
+    for name in ("joint-concurrent", "indep-concurrent"):
+        agents = load_demos(demo_sets[f"ippo-q50_{name}"]).agents
+        for other in agents[1:]:
+            assert np.array_equal(other.lengths, agents[0].lengths)
+            assert np.array_equal(other.won, agents[0].won)
+            assert not np.array_equal(other.obs, agents[0].obs)
+
+
+def test_joint_sets_start_with_the_same_battles_of_one_team(demo_sets: Sets) -> None:
+    same = load_demos(demo_sets["ippo-q50_joint-concurrent"]).agents
+    apart = load_demos(demo_sets["ippo-q50_joint-nonconcurrent"]).agents
+    assert np.array_equal(same[0].obs, apart[0].obs)
+    assert not np.array_equal(same[1].lengths, apart[1].lengths)
+
+
+def test_independent_agents_come_from_their_own_team(
+    demo_sets: Sets, config: Config, experts: list[Path], tmp_path: Path
+) -> None:
+    """Agent 0's own-team episodes are the joint set's of team 0; agent 1's those of a joint set of team 1."""
+    own = load_demos(demo_sets["ippo-q50_indep-nonconcurrent"]).agents
+    joint = load_demos(demo_sets["ippo-q50_joint-nonconcurrent"]).agents
+    assert np.array_equal(own[0].obs, joint[0].obs)
+    assert not np.array_equal(own[1].obs, joint[1].obs)
+    make_demos(config, "3m", "ippo-q50_joint-nonconcurrent", experts[1:], tmp_path / "second")
+    assert np.array_equal(own[1].obs, load_demos(tmp_path / "second").agents[1].obs)
+
+
+def test_the_card_names_every_team_and_the_strangers(demo_sets: Sets) -> None:
+    cards = {name: json.loads((path / "card.json").read_text()) for name, path in demo_sets.items()}
+    assert [len(card["teams"]) for card in cards.values()] == [1, 1, 3, 3]
+    strangers = [card["strangers"] is not None for card in cards.values()]
+    assert strangers == [False, False, True, False]
+    for card in cards.values():
+        for team in card["teams"]:
+            assert 0 <= team["win_rate_sampled"] <= 1
+            assert team["env_steps"] <= 1500
+
+
+def test_sampling_again_gives_the_same_bytes(
+    demo_sets: Sets, config: Config, experts: list[Path], tmp_path: Path
+) -> None:
+    name = "ippo-q50_indep-concurrent"
+    make_demos(config, "3m", name, experts, tmp_path)
+    for file in ("demos.npz", "card.json"):
+        assert (tmp_path / file).read_bytes() == (demo_sets[name] / file).read_bytes()
+
+
+@pytest.mark.parametrize("terminal_row", [True, False])
+def test_discriminators_read_whole_episodes(demo_sets: Sets, terminal_row: bool) -> None:
+    demos = load_demos(demo_sets["ippo-q50_joint-nonconcurrent"])
+    episodes = expert_episodes(demos, torch.float64, terminal_row=terminal_row)
+    for i, agent in enumerate(demos.agents):
+        assert episodes.length[i].sum() == len(agent.obs) - (0 if terminal_row else K)
+        t = np.arange(int(agent.lengths[3]))
+        at = int((agent.lengths[:3] + 1).sum())
+        rows = episodes.obs[torch.from_numpy(episodes.slots(i, np.full(len(t), 3), t))]
+        assert np.array_equal(rows.numpy(), agent.obs[at : at + len(t)])
+    assert not episodes.obs[-1].any()
+
+
+def test_damage_and_wrong_maps_are_refused(
+    demo_sets: Sets, cells: dict[str, tuple[CellConfig, Path]], tmp_path: Path
+) -> None:
+    copy = tmp_path / "set"
+    shutil.copytree(demo_sets["ippo-q50_joint-concurrent"], copy)
+    with pytest.raises(DataError, match=r"'3m', 3, 30"):
+        load_demos(copy, None, make_env("3s_vs_3z", 1).spec)
+    greedy_cell = cells["dm2"][0].model_copy(
+        update={"discriminator": cells["dm2"][0].discriminator.model_copy(update={"episodes_per_step": 99})}
+    )
+    with pytest.raises(DataError, match="12 episodes per agent, but discriminator.episodes_per_step is 99"):
+        load_demos(copy, greedy_cell)
+    data = bytearray((copy / "demos.npz").read_bytes())
+    data[1000] ^= 4
+    (copy / "demos.npz").write_bytes(data)
+    with pytest.raises(DataError, match="SHA-256"):
+        load_demos(copy)
+
+
+def test_checkpoints_are_chosen_by_steps_or_by_win_rate() -> None:
+    rates = [(0, 0.0), (100_000, 0.3), (200_000, 0.7), (300_000, 0.7), (400_000, 1.0)]
+
+    def chosen(select: str) -> int:
+        return choose_checkpoint(rates, parse_demos_id(f"ippo-{select}_joint-concurrent"))
+
+    assert chosen("q50") == 300_000
+    assert chosen("q25") == 100_000
+    assert chosen("s190k") == 200_000
+    assert chosen("s9999k") == 400_000
+
+
+@pytest.mark.parametrize(
+    "bad", ["ippo-q50", "ippo-q50_joint", "qmix-q50_joint-concurrent", "ippo-5m_joint-concurrent"]
+)
+def test_ids_that_mean_nothing_are_errors(bad: str) -> None:
+    with pytest.raises(ConfigError, match="not a demonstration set"):
+        parse_demos_id(bad)

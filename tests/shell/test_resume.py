@@ -1,0 +1,153 @@
+"""Nothing that happens to a process changes a cell's numbers: kill -9, signals, damage, a second process."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dm2core.checkpoint import NAMES
+from dm2core.config import CellConfig, Config, cell_config, dump_config
+from dm2core.errors import EXIT_AGAIN, DataError, Dm2Error, TryAgain
+from dm2core.lock import cell_lock
+from dm2core.train import train_cell
+from tests.shell.conftest import outputs
+
+Cells = dict[str, tuple[CellConfig, Path | None]]
+
+
+def start(cell: CellConfig, out: Path, state: Path, demos: Path | None) -> int:
+    """Train in a forked child; returns its pid. The child's exit status is the command's."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            train_cell(cell, out, state, demos)
+            os._exit(0)
+        except Dm2Error as error:
+            os._exit(error.exit_code)
+        except BaseException:
+            os._exit(99)
+    return pid
+
+
+def wait(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    cells: Cells, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[dict[str, str], float]]:
+    """Results of runs that nothing disturbed, and how long they took."""
+    found = {}
+    for method, (cell, demos) in cells.items():
+        root, began = tmp_path_factory.mktemp(method), time.monotonic()
+        train_cell(cell, root / "out", root / "state", demos)
+        found[method] = outputs(root / "out"), time.monotonic() - began
+        assert not (root / "state").exists()
+    return found
+
+
+@pytest.mark.parametrize(("method", "kills"), [("ippo", 3), ("dm2", 10)])
+def test_kill_9_at_random_moments_leaves_the_same_bits(
+    method: str,
+    kills: int,
+    cells: Cells,
+    undisturbed: dict[str, tuple[dict[str, str], float]],
+    tmp_path: Path,
+) -> None:
+    cell, demos = cells[method]
+    expected, seconds = undisturbed[method]
+    moments, killed, finished = random.Random(method), 0, False
+    while killed < kills:
+        out, state = tmp_path / f"out{killed}", tmp_path / f"state{killed}"
+        pid = start(cell, out, state, demos)
+        time.sleep(moments.uniform(0.02, 0.9) * seconds)
+        os.kill(pid, signal.SIGKILL)
+        finished = wait(pid) == 0
+        assert wait(start(cell, out, state, demos)) == 0
+        assert outputs(out) == expected
+        assert not state.exists()
+        killed += not finished
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_exits_75(
+    number: int, cells: Cells, undisturbed: dict[str, tuple[dict[str, str], float]], tmp_path: Path
+) -> None:
+    cell, demos = cells["dm2"]
+    expected, seconds = undisturbed["dm2"]
+    pid = start(cell, tmp_path / "out", tmp_path / "state", demos)
+    time.sleep(0.4 * seconds)
+    os.kill(pid, number)
+    asked = time.monotonic()
+    assert wait(pid) == EXIT_AGAIN
+    assert time.monotonic() - asked < 10
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert wait(start(cell, tmp_path / "out", tmp_path / "state", demos)) == 0
+    assert outputs(tmp_path / "out") == expected
+
+
+def stopped(cell: CellConfig, folder: Path) -> None:
+    """Leave a cell unfinished, with at least two checkpoint generations."""
+    pid = start(cell, folder / "out", folder / "state", None)
+    while not (folder / "state" / NAMES[1]).exists():
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    wait(pid)
+
+
+def test_damage_falls_back_one_generation_and_never_loads(
+    cells: Cells,
+    undisturbed: dict[str, tuple[dict[str, str], float]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cell, _ = cells["ippo"]
+    stopped(cell, tmp_path)
+    newest, previous = (tmp_path / "state" / name for name in NAMES)
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    train_cell(cell, tmp_path / "out", tmp_path / "state", None)
+    assert "damaged" in capsys.readouterr().err
+    assert outputs(tmp_path / "out") == undisturbed["ippo"][0]
+    stopped(cell, tmp_path)
+    for path in (newest, previous):
+        path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(DataError, match="damaged"):
+        train_cell(cell, tmp_path / "out", tmp_path / "state", None)
+
+
+def test_another_configurations_checkpoint_is_not_used(cells: Cells, config: Config, tmp_path: Path) -> None:
+    other = cell_config(config, map_name="3m", method="ippo", seed=8)
+    stopped(other, tmp_path)
+    cell, _ = cells["ippo"]
+    train_cell(cell, tmp_path / "out", tmp_path / "state", None)
+    train_cell(cell, tmp_path / "clean", tmp_path / "state2", None)
+    assert outputs(tmp_path / "out") == outputs(tmp_path / "clean")
+
+
+def test_one_process_per_cell(cells: Cells, tmp_path: Path) -> None:
+    cell, _ = cells["ippo"]
+    began = time.monotonic()
+    with cell_lock(tmp_path / "state"), pytest.raises(TryAgain, match=f"process {os.getpid()} on "):
+        train_cell(cell, tmp_path / "out", tmp_path / "state", None)
+    assert time.monotonic() - began < 2
+    assert TryAgain("").exit_code == EXIT_AGAIN
+
+
+def test_the_command_gives_the_same_bits_in_a_fresh_process(
+    cells: Cells, config: Config, undisturbed: dict[str, tuple[dict[str, str], float]], tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    base = "-m dm2core train --config c.yaml --map 3m --method ippo --seed 7 --out out"
+    env = os.environ | {"PYTHONHASHSEED": "5", "TZ": "Asia/Tokyo", "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, *base.split()], cwd=tmp_path, env=env, check=True, capture_output=True)
+    assert outputs(tmp_path / "out") == undisturbed["ippo"][0]
