@@ -1,10 +1,11 @@
-"""figures/demo_ablation: learning curves of DM2 on four demonstration sets, and of IPPO. Same input, same bytes."""
+"""figures/demo_ablation: DM2 on four demonstration sets, and IPPO. Same input, same bytes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 
@@ -19,7 +20,7 @@ from matplotlib.patches import Patch
 
 from dm2core.analysis.scores import CONDITIONS
 
-# Okabe and Ito's palette, told apart under the common colour vision deficiencies; one colour per condition, everywhere.
+# Okabe and Ito's palette, told apart under the common colour vision deficiencies. One colour per condition.
 COLOURS = {
     "joint-concurrent": "#0072B2",
     "joint-nonconcurrent": "#56B4E9",
@@ -28,10 +29,10 @@ COLOURS = {
     "ippo": "#000000",
 }
 LABELS = {
-    "joint-concurrent": "DM$^2$: one team, same battles (joint-concurrent)",
-    "joint-nonconcurrent": "DM$^2$: one team, different battles (joint-nonconcurrent)",
-    "indep-concurrent": "DM$^2$: strangers, same battles (indep-concurrent)",
-    "indep-nonconcurrent": "DM$^2$: a team per agent, different battles (indep-nonconcurrent)",
+    "joint-concurrent": "DM$^2$, joint-concurrent: one team",
+    "joint-nonconcurrent": "DM$^2$, joint-nonconcurrent: one team, different battles",
+    "indep-concurrent": "DM$^2$, indep-concurrent: strangers",
+    "indep-nonconcurrent": "DM$^2$, indep-nonconcurrent: a team per agent",
     "ippo": "IPPO: task reward only",
 }
 PAPER_NAMES = {
@@ -46,29 +47,34 @@ CURVE_COLUMNS = ["map", "series", "condition", "seed", "n", "env_steps", "win_ra
 def curves(scores: pd.DataFrame) -> pd.DataFrame:
     """What is drawn, as data: every seed as evaluated, and mean and sample SD across seeds.
 
-    Seeds are evaluated at the end of the iteration that passes a mark, so their env steps differ a little. The
-    mean is taken at the marks of the seed with the fewest steps, over the straight lines that join each seed's
-    evaluations: it is exactly the mean of the thin lines on the page.
+    Seeds are evaluated at the end of the iteration that passes a mark, so their env steps differ a little.
+    The mean is taken at the marks of the seed with the fewest steps, over the straight lines that join each
+    seed's evaluations: it is exactly the mean of the thin lines on the page.
     """
     parts = []
-    for (map_name, name), group in scores.groupby(["map", "condition"], sort=False):
+    for key, group in scores.groupby(["map", "condition"], sort=False):
+        map_name, name = map(str, key)
         runs = {seed: run.sort_values("env_steps") for seed, run in group.groupby("seed", sort=False)}
         for seed, run in runs.items():
             seed_rows = pd.DataFrame({"env_steps": run["env_steps"], "win_rate": run["win_rate"]})
-            parts.append(seed_rows.assign(map=map_name, series="seed", condition=name, seed=seed, n=1, sd=np.nan))
+            parts.append(
+                seed_rows.assign(map=map_name, series="seed", condition=name, seed=seed, n=1, sd=np.nan)
+            )
         shortest = min(runs.values(), key=lambda run: run["env_steps"].iloc[-1])
         first = max(run["env_steps"].iloc[0] for run in runs.values())
         marks = shortest["env_steps"].to_numpy(dtype=float)
         marks = marks[marks >= first]
         lines = np.stack([np.interp(marks, run["env_steps"], run["win_rate"]) for run in runs.values()])
         spread = lines.std(axis=0, ddof=1) if len(lines) > 1 else np.full(len(marks), np.nan)
-        mean_rows = pd.DataFrame({"env_steps": marks.astype(np.int64), "win_rate": lines.mean(axis=0), "sd": spread})
+        mean_rows = pd.DataFrame(
+            {"env_steps": marks.astype(np.int64), "win_rate": lines.mean(axis=0), "sd": spread}
+        )
         parts.append(mean_rows.assign(map=map_name, series="mean", condition=name, seed="", n=len(lines)))
     return pd.concat(parts, ignore_index=True)[CURVE_COLUMNS]
 
 
 def demonstrator_lines(teams: pd.DataFrame) -> pd.DataFrame:
-    """The two horizontal lines per map: the co-trained team, and strangers thrown together for the same battles."""
+    """The two horizontal lines per map: the co-trained team, and strangers thrown together."""
     chosen = teams[teams["condition"].isin(["joint-concurrent", "indep-concurrent"])]
     lines = chosen.groupby(["map", "condition"], sort=False, as_index=False)["win_rate"].mean()
     return lines.assign(series="demonstrators", seed="", n=1, env_steps=0, sd=np.nan)[CURVE_COLUMNS]
@@ -77,18 +83,22 @@ def demonstrator_lines(teams: pd.DataFrame) -> pd.DataFrame:
 def plot_demo_ablation(
     scores: pd.DataFrame, teams: pd.DataFrame, out: Path, *, note: str = "", paper: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Draw demo_ablation.pdf and .png into `out`, write what they show to demo_ablation.csv, and return it."""
+    """Draw demo_ablation.{pdf,png} into `out`, write what they show to demo_ablation.csv, and return it."""
     data = pd.concat([curves(scores), demonstrator_lines(teams)], ignore_index=True)
     maps = list(dict.fromkeys(scores["map"]))
-    figure = Figure(figsize=(max(7.0, 5.2 * len(maps)), 6.0), layout="constrained")
+    figure = Figure(figsize=(max(8.4, 5.2 * len(maps)), 6.4), layout="constrained")
     panels = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
     for axes, map_name in zip(panels, maps, strict=True):
-        _draw_panel(axes, data[data["map"] == map_name], None if paper is None else paper[paper["map"] == map_name])
+        _draw_panel(
+            axes, data[data["map"] == map_name], None if paper is None else paper[paper["map"] == map_name]
+        )
         axes.set_title(map_name)
     panels[0].set_ylabel("win rate of the greedy policies, fixed battles")
     if note:
         figure.suptitle(note, fontsize="medium")
-    figure.legend(handles=_legend(data, paper), loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    figure.legend(
+        handles=_legend(data, paper), loc="outside lower center", ncols=2, fontsize="small", frameon=False
+    )
     out.mkdir(parents=True, exist_ok=True)
     data.to_csv(out / "demo_ablation.csv", index=False, float_format="%.6g", lineterminator="\n")
     save(figure, out / "demo_ablation")
@@ -102,13 +112,17 @@ def _draw_panel(axes: Axes, data: pd.DataFrame, paper: pd.DataFrame | None) -> N
             axes.plot(run["env_steps"], run["win_rate"], color=colour, linewidth=0.6, alpha=0.45)
         mean = rows[rows["series"] == "mean"]
         low, high = mean["win_rate"] - mean["sd"], mean["win_rate"] + mean["sd"]
-        axes.fill_between(mean["env_steps"], low.clip(0, 1), high.clip(0, 1), color=colour, alpha=0.12, linewidth=0)
+        axes.fill_between(
+            mean["env_steps"], low.clip(0, 1), high.clip(0, 1), color=colour, alpha=0.12, linewidth=0
+        )
         axes.plot(mean["env_steps"], mean["win_rate"], color=colour, linewidth=2.2)
         for level in rows.loc[rows["series"] == "demonstrators", "win_rate"]:
             axes.axhline(level, color=colour, linewidth=1.2, linestyle=_line_style(name))
         if paper is not None and name in PAPER_NAMES:
             theirs = paper[paper["condition"] == PAPER_NAMES[name]]
-            axes.plot(theirs["env_steps"], theirs["win_rate"], color=colour, linewidth=1.0, linestyle="dashdot")
+            axes.plot(
+                theirs["env_steps"], theirs["win_rate"], color=colour, linewidth=1.0, linestyle="dashdot"
+            )
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(0, max(data["env_steps"].max(), 1))
     axes.set_xlabel("env steps")
@@ -117,11 +131,11 @@ def _draw_panel(axes: Axes, data: pd.DataFrame, paper: pd.DataFrame | None) -> N
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _line_style(name: str) -> str:
+def _line_style(name: str) -> Literal["dashed", "dotted"]:
     return "dashed" if name.startswith("joint") else "dotted"
 
 
-def _thousands(value: float, _position: int | None = None) -> str:
+def _thousands(value: float, _position: float = 0) -> str:
     return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value else "0"
 
 
@@ -133,15 +147,29 @@ def _legend(data: pd.DataFrame, paper: pd.DataFrame | None) -> list[Line2D | Pat
         if name in set(means["condition"])
     ]
     handles.append(Line2D([], [], color="grey", linewidth=0.6, label="thin: each seed"))
-    handles.append(Patch(color="grey", alpha=0.25, linewidth=0, label=band_label(means["n"].unique().tolist())))
+    handles.append(
+        Patch(color="grey", alpha=0.25, linewidth=0, label=band_label(means["n"].unique().tolist()))
+    )
     rates = data[data["series"] == "demonstrators"]
-    who = {"joint-concurrent": "demonstrators, the co-trained team", "indep-concurrent": "demonstrators, the strangers"}
+    who = {
+        "joint-concurrent": "demonstrators, the co-trained team",
+        "indep-concurrent": "demonstrators, the strangers",
+    }
     for name, text in who.items():
         if name in set(rates["condition"]):
             style = _line_style(name)
             handles.append(Line2D([], [], color=COLOURS[name], linewidth=1.2, linestyle=style, label=text))
     if paper is not None:
-        handles.append(Line2D([], [], color="grey", linewidth=1.0, linestyle="dashdot", label="the paper's curve"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color="grey",
+                linewidth=1.0,
+                linestyle="dashdot",
+                label="the paper's curve (StarCraft II)",
+            )
+        )
     return handles
 
 

@@ -58,7 +58,9 @@ def select(grid: Sequence[Cell], only: dict[str, Any]) -> list[Cell]:
         unknown = [value for value in wanted if value not in there]
         if unknown or not wanted:
             listed = ", ".join(map(str, there))
-            raise ConfigError(f"{key}: no cell has {', '.join(map(str, unknown)) or 'an empty list'}; there are: {listed}")
+            raise ConfigError(
+                f"{key}: no cell has {', '.join(map(str, unknown)) or 'an empty list'}; there are: {listed}"
+            )
         chosen = [cell for cell in chosen if getattr(cell, field) in wanted]
     return chosen
 

@@ -1,4 +1,4 @@
-"""Finished cells -> one tidy table per map. A missing cell, or one made under another configuration, is refused."""
+"""Finished cells -> one tidy table per map. Missing cells, or cells of another configuration, are refused."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ CONDITIONS = (*VARIANTS, "ippo")
 
 
 def collect_scores(config: Config, map_name: str) -> pd.DataFrame:
-    """Every evaluation of every cell of one map, as evaluated: nothing is smoothed, dropped or interpolated."""
+    """Every evaluation of every cell of one map, as it was: nothing is smoothed, dropped or interpolated."""
     runs = [load_cell(config, cell) for cell in cells(config) if cell.map_name == map_name]
     if not runs:
-        raise ResultsError(f"{map_name}: not a map of the figure; there are: {', '.join(config.demo_ablation.maps)}")
+        raise ResultsError(
+            f"{map_name}: not a map of the figure; there are: {', '.join(config.demo_ablation.maps)}"
+        )
     return pd.concat(runs, ignore_index=True)[SCORE_COLUMNS]
 
 
 def load_cell(config: Config, cell: Cell) -> pd.DataFrame:
-    """One cell's win rates, after checking that its manifest carries the digest this configuration asks for."""
+    """One cell's win rates, if its manifest carries the digest that this configuration asks for."""
     folder = Path(config.results) / "cells" / cell.path
     manifest = read_json(folder / "manifest.json", f"cell {cell.path}")
     expected = cell_config(
@@ -74,14 +76,18 @@ def demos_sha256(config: Config, cell: Cell) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
-        raise ResultsError(f"cell {cell.path}: its demonstrations are missing: {path}; run: snakemake {path}") from None
+        raise ResultsError(
+            f"cell {cell.path}: its demonstrations are missing: {path}; run: snakemake {path}"
+        ) from None
 
 
 def collect_demonstrators(config: Config, map_name: str) -> pd.DataFrame:
     """Measured win rate of whoever played each demonstration set, from the sets' cards: a row per team."""
     rows = []
     for demos in demo_ids(config):
-        card = read_json(Path(config.results) / "demos" / map_name / demos / "card.json", f"demonstrations {demos}")
+        card = read_json(
+            Path(config.results) / "demos" / map_name / demos / "card.json", f"demonstrations {demos}"
+        )
         for team, win_rate in enumerate(card_win_rates(card)):
             rows.append((map_name, condition("dm2", demos), demos, team, win_rate))
     return pd.DataFrame(rows, columns=["map", "condition", "demos", "team", "win_rate"])
@@ -99,7 +105,9 @@ def read_metrics(path: Path, name: str) -> pd.DataFrame:
     except FileNotFoundError:
         raise ResultsError(f"cell {name}: {path} is missing; run: snakemake {path}") from None
     except (OSError, ValueError, KeyError) as error:
-        raise ResultsError(f"cell {name}: {path} is damaged ({type(error).__name__}); delete it and run snakemake") from None
+        raise ResultsError(
+            f"cell {name}: {path} is damaged ({type(error).__name__}); delete it and run snakemake"
+        ) from None
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
@@ -112,5 +120,3 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ResultsError(f"{name}: {path} is damaged; delete it and run snakemake")
     return data
-
-

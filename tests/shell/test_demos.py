@@ -97,12 +97,12 @@ def test_damage_and_wrong_maps_are_refused(
 ) -> None:
     copy = tmp_path / "set"
     shutil.copytree(demo_sets["ippo-q50_joint-concurrent"], copy)
-    with pytest.raises(DataError, match=r"'3m', 3, 30"):
+    with pytest.raises(DataError, match="map, agents, obs size"):
         load_demos(copy, None, make_env("3s_vs_3z", 1).spec)
     greedy_cell = cells["dm2"][0].model_copy(
         update={"discriminator": cells["dm2"][0].discriminator.model_copy(update={"episodes_per_step": 99})}
     )
-    with pytest.raises(DataError, match="12 episodes per agent, but discriminator.episodes_per_step is 99"):
+    with pytest.raises(DataError, match="12 episodes per agent, but"):
         load_demos(copy, greedy_cell)
     data = bytearray((copy / "demos.npz").read_bytes())
     data[1000] ^= 4

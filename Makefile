@@ -1,0 +1,76 @@
+# The verbs: setup, demo, test, check, bench, figures, clean. Everything stays inside this folder.
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+STAMP := .venv/.ready
+TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONNOUSERSITE := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Without a home that can be written, everything that wants one gets a folder here.
+ifneq ($(shell test -n "$$HOME" && test -d "$$HOME" && test -w "$$HOME" && echo yes),yes)
+export HOME := $(CURDIR)/.cache/home
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+export XDG_CONFIG_HOME := $(CURDIR)/.cache/config
+export XDG_DATA_HOME := $(CURDIR)/.cache/data
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+endif
+
+.PHONY: setup demo test check lint bench figures clean
+.DEFAULT_GOAL := help
+.SILENT:
+
+help:
+	echo "make setup    the environment in .venv (the other verbs call it)"
+	echo "make demo     regenerate figures/demo_ablation from nothing"
+	echo "make test     tests and checks"
+	echo "make check    format, lint, types, import order, workflow lint"
+	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"
+	echo "make figures  redraw the figures from finished cells, without training"
+	echo "make clean    remove caches; results/ and figures/ stay"
+
+setup: $(STAMP)
+	mkdir -p .cache/home
+
+$(STAMP): requirements.txt pyproject.toml
+	mkdir -p .cache/home
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "python3 -m venv failed: install Python 3.11 or 3.12 with its venv package" >&2; exit 1; }
+	# No NVIDIA GPU: the CPU build of torch, a tenth of the download.
+	if ! { command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; }; then \
+	  $(BIN)/pip install -q "torch==$(TORCH)+cpu" 2>/dev/null || \
+	  $(BIN)/pip install -q "torch==$(TORCH)+cpu" --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null || \
+	  echo "no CPU build of torch found; taking the default one"; \
+	fi
+	$(BIN)/pip install -q -r requirements.txt
+	$(BIN)/pip install -q --no-deps -e .
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/snakemake --cores all figures/demo_ablation.pdf
+
+figures: setup
+	$(BIN)/snakemake --cores all --allowed-rules collect_scores plot_demo_ablation -- figures/demo_ablation.pdf
+
+check: setup
+	$(BIN)/ruff format -q --check .
+	$(BIN)/ruff check -q .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports --no-logo >.cache/imports.log 2>&1 || { cat .cache/imports.log; exit 1; }
+	$(BIN)/snakefmt --check Snakefile workflow/rules 2>.cache/snakefmt.log || { cat .cache/snakefmt.log; exit 1; }
+	$(BIN)/codespell
+	$(BIN)/snakemake --lint >.cache/lint.log 2>&1 || { cat .cache/lint.log; exit 1; }
+	$(BIN)/python workflow/scripts/ban_unsafe.py dm2core workflow tests benchmarks
+	echo "checks passed"
+
+test: check
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not smac"
+
+bench: setup
+	mkdir -p results/benchmarks
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .snakemake/log
+	find dm2core workflow tests -name __pycache__ -type d -prune -exec rm -rf {} +

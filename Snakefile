@@ -1,0 +1,30 @@
+"""figures/demo_ablation from nothing: experts, demonstrations, cells, tables, figure. See README.md."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/experts.smk"
+include: "workflow/rules/demos.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
+
+
+localrules:
+    all,
+    cells,
+
+
+rule all:
+    default_target: True
+    input:
+        "figures/demo_ablation.pdf",
+        "figures/demo_ablation.png",
+
+
+rule cells:
+    input:
+        cell_files("policy.safetensors", SELECTED),

@@ -1,0 +1,65 @@
+"""Which cells the figure needs, and what their digests depend on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dm2core.analysis import grid
+from dm2core.config import Config, ConfigError, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config(**overrides: object) -> Config:
+    return load_config(ROOT / "config" / "config.yaml", {"scale": "smoke", **overrides})
+
+
+def test_grid_is_five_conditions_per_map_and_seed() -> None:
+    made = grid.cells(config(seeds=[1, 2, 3], demo_ablation={"maps": ["3m", "3s_vs_3z"]}))
+    assert len(made) == len(set(made)) == 2 * 5 * 3
+    assert {cell.demos for cell in made if cell.method == "ippo"} == {"none"}
+
+
+def test_one_more_seed_changes_no_other_cells_digest() -> None:
+    few, more = config(seeds=[1]), config(seeds=[1, 2])
+    assert [grid.cell_digest(few, cell) for cell in grid.cells(few)] == [
+        grid.cell_digest(more, cell) for cell in grid.cells(more) if cell.seed == 1
+    ]
+
+
+def test_digests_of_all_cells_differ() -> None:
+    made = config(seeds=[1, 2])
+    assert len({grid.cell_digest(made, cell) for cell in grid.cells(made)}) == 10
+
+
+def test_expert_budget_reruns_dm2_but_not_ippo() -> None:
+    before, after = config(), config(budget={"expert_env_steps": 4_000})
+    for cell in grid.cells(before):
+        same = grid.cell_digest(before, cell) == grid.cell_digest(after, cell)
+        assert same == (cell.method == "ippo"), cell
+
+
+def test_demo_settings_rerun_dm2_but_no_expert() -> None:
+    before, after = config(), config(demos={"episodes": 33})
+    assert grid.expert_digest(before, "3m", "ippo", 1) == grid.expert_digest(after, "3m", "ippo", 1)
+    demos_id = grid.demo_ids(before)[0]
+    assert grid.demos_digest(before, "3m", demos_id) != grid.demos_digest(after, "3m", demos_id)
+
+
+def test_joint_sets_have_one_team_and_independent_ones_a_team_per_agent() -> None:
+    made = config()
+    teams = {name: grid.demonstrators(made, "3m", name) for name in grid.demo_ids(made)}
+    assert [len(seeds) for seeds in teams.values()] == [1, 1, 3, 3]
+
+
+def test_unknown_filter_value_is_an_error_that_lists_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"only_seed: no cell has 5; there are: 112358, 1285842"):
+        grid.select(grid.cells(config()), {"only_seed": 5})
+
+
+def test_filters_combine() -> None:
+    chosen = grid.select(grid.cells(config()), {"only_method": "dm2", "only_seed": [112358]})
+    assert {(cell.method, cell.seed) for cell in chosen} == {("dm2", 112358)}
+    assert len(chosen) == 4

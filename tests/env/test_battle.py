@@ -1,0 +1,158 @@
+"""What must hold in every battle, whatever is done in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dm2core.env import battle
+from dm2core.env.scenario import load_scenario
+from dm2core.env.scripted import attack_nearest, focus_fire, hide, kite, play, random_legal
+from dm2core.env.vector import BattleSim
+from dm2core.rng import battle_keys
+from tests.env.trajectory import rule, run
+
+MAPS = ["3m", "5m_vs_6m", "3s_vs_3z", "3s_vs_4z", "2s3z"]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_units_keep_to_the_rules(name: str) -> None:
+    """Walkable ground, no overlap, life never rises, shields never above full, no walk beyond the speed."""
+    scenario = load_scenario(name)
+    env = BattleSim(name, 24)
+    keys = battle_keys(3, "rules", 0, 24)
+    units = scenario.allies + scenario.enemies
+    body = np.array([u.separation_radius for u in units])
+    stride = np.array([8 * u.speed for u in units])
+    apart = 0.99 * (body[:, None] + body[None, :])
+    env.reset(keys)
+    live = np.arange(24)
+    for t in range(scenario.episode_limit):
+        before = env.raw.astype(np.float64)
+        actions = rule(env, keys, t, live)
+        step = env.step(actions, live)
+        now = env.raw.astype(np.float64)
+        alive = now[..., 2] > 0
+        x, y = now[..., 0], now[..., 1]
+        assert ((x >= body - 1e-5) & (x <= 32 - body + 1e-5))[alive].all()
+        assert ((y >= scenario.rows[0] + body - 1e-5) & (y <= scenario.rows[1] - body + 1e-5))[alive].all()
+        gap = np.hypot(x[:, :, None] - x[:, None, :], y[:, :, None] - y[:, None, :])
+        pair = alive[:, :, None] & alive[:, None, :] & ~np.eye(len(units), dtype=bool)
+        assert (gap >= apart)[pair].all()
+        assert (now[..., 2] <= before[..., 2]).all()
+        assert (now[..., 3] <= before[..., 3] + 1.0).all() and (
+            now[..., 3] <= [u.shield for u in units]
+        ).all()
+        moved = np.hypot(
+            *(now[live, : env.spec.n_agents, k] - before[live, : env.spec.n_agents, k] for k in (0, 1))
+        )
+        ordered = (actions >= 2) & (actions <= 5)
+        assert (moved <= stride[: env.spec.n_agents] + 1e-5)[ordered].all()
+        live = live[~(step.terminated | step.truncated)]
+        if not live.size:
+            break
+
+
+def test_marines_lose_six_points_a_shot_and_nothing_without_one() -> None:
+    env = BattleSim("5m_vs_6m", 16)
+    keys = battle_keys(4, "shots", 0, 16)
+    env.reset(keys)
+    live = np.arange(16)
+    for t in range(40):
+        before = env.raw[live].astype(np.float64)
+        step = env.step(rule(env, keys, t, live), live)
+        now = env.raw[live].astype(np.float64)
+        fired = (
+            now[..., 4] > before[..., 4]
+        )  # a cooldown only rises when the weapon fires; at most once a step
+        for victims, shooters in ((slice(0, 5), slice(5, 11)), (slice(5, 11), slice(0, 5))):
+            lost = (before[:, victims, 2] - now[:, victims, 2]).sum(-1)
+            died = ((before[:, victims, 2] > 0) & (now[:, victims, 2] <= 0)).sum(-1)
+            shots = fired[:, shooters].sum(-1)
+            gone = ((before[:, shooters, 2] > 0) & (now[:, shooters, 2] <= 0)).sum(
+                -1
+            )  # may have fired before
+            assert (lost <= 6 * (shots + gone)).all()
+            assert (lost >= 6 * shots - 3 * died).all()  # 45 is seven and a half hits
+        live = live[~(step.terminated | step.truncated)]
+        if not live.size:
+            break
+
+
+@pytest.mark.parametrize("name", ["5m_vs_6m", "2s3z"])
+def test_agents_told_to_stop_hurt_nobody(name: str) -> None:
+    env = BattleSim(name, 4)
+    result = play(env, lambda env, battles: env.alive[battles].astype(np.int64), battle_keys(1, "stop", 0, 4))
+    assert (result.returns == 0).all() and not result.won.any() and not result.truncated.any()
+
+
+def test_hiding_costs_nothing_and_times_out() -> None:
+    result = play(BattleSim("3m", 4), hide, battle_keys(1, "hide", 0, 4))
+    assert (result.returns == 0).all() and result.truncated.all() and (result.lengths == 60).all()
+
+
+def test_a_won_marine_battle_sums_to_twenty() -> None:
+    result = play(BattleSim("3m", 64), focus_fire, battle_keys(1, "won", 0, 64))
+    assert result.won.any()
+    np.testing.assert_allclose(result.returns[result.won], 20.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["3s_vs_3z", "3s_vs_4z", "3s_vs_5z"])
+def test_stalkers_that_kite_beat_zealots_and_standing_ones_do_not(name: str) -> None:
+    keys = battle_keys(1, "kite", 0, 16)
+    kiting, standing = play(BattleSim(name, 16), kite, keys), play(BattleSim(name, 16), attack_nearest, keys)
+    assert kiting.won.all() and not standing.won.any()
+    assert (kiting.returns >= 20.0 - 1e-6).all()  # regrown shields are paid for again
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_random_play_does_not_win(name: str) -> None:
+    assert play(BattleSim(name, 128), random_legal(1), battle_keys(1, "random", 0, 128)).won.mean() < 0.02
+
+
+@pytest.mark.parametrize(("name", "period"), [("3m", 13.773), ("3s_vs_3z", 19.2), ("2s3z", 23.04)])
+def test_weapon_period(name: str, period: float) -> None:
+    """Loops between attacks of enemy 0 on a target that does not die: data period, and -1 to +2 loops of delay."""
+    env, everyone = BattleSim(name, 32), np.arange(32)
+    env.reset(battle_keys(2, "period", 0, 32))
+    env._floats[:, battle.HEALTH, : env.spec.n_agents] = 1e9
+    stand, shooter = np.ones((32, env.spec.n_agents), dtype=np.int64), env.spec.n_agents
+    before, shots = np.zeros(32), []
+    for _ in range(600):
+        battle.advance(
+            everyone, stand, env._floats, env._ints, env._streams, env.raw, env._units, env._pairs, env._rules, 1
+        )  # fmt: skip
+        now = env._floats[:, battle.COOLDOWN, shooter].copy()
+        shots.append(now > before)
+        before = now
+    gaps = np.concatenate([np.diff(np.flatnonzero(column)) for column in np.array(shots).T])
+    assert gaps.size > 300 and gaps.min() >= period - 2 and gaps.max() <= period + 3
+    assert abs(gaps.mean() - (period + 0.5)) < 0.15
+
+
+def test_an_unavailable_action_is_refused_by_name() -> None:
+    env = BattleSim("3m", 3)
+    env.reset(battle_keys(1, "refuse", 0, 3))
+    actions = np.ones((2, 3), dtype=np.int64)
+    actions[1, 2] = 7
+    before = env.raw.copy()
+    with pytest.raises(ValueError, match="battle 2, agent 2: action 7 is not available"):
+        env.step(actions, np.array([0, 2]))
+    for wrong in (0, -1, 9):
+        actions[1, 2] = wrong
+        with pytest.raises(ValueError, match=f"battle 2, agent 2: action {wrong} is not available"):
+            env.step(actions, np.array([0, 2]))
+    np.testing.assert_array_equal(env.raw, before)
+
+
+def test_the_terminal_observation_stays() -> None:
+    env = BattleSim("3m", 8)
+    keys = battle_keys(1, "terminal", 0, 8)
+    steps = run(env, keys, 60)
+    assert steps[-1][2].terminated.any() or steps[-1][2].truncated.any()
+    live = steps[-1][0]
+    dead = env.raw[live][:, :3, 2] <= 0
+    np.testing.assert_array_equal(env.alive[live], ~dead)
+    assert (env.obs[live][dead] == 0).all() and env.avail_actions[live][dead][:, 0].all()
+    ended = np.concatenate([s.terminated | s.truncated for _, _, s in steps])
+    assert ended.sum() == 8 and not any((s.terminated & s.truncated).any() for _, _, s in steps)

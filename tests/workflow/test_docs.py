@@ -1,0 +1,84 @@
+"""Documentation that names keys, switches or claims names all of them, and no others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel
+
+from dm2core.config import Config, Switches, load_config, parse_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted names of every key; `*` stands for the name of a map."""
+    found: set[str] = set()
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        values = [arg for arg in get_args(inner) if isinstance(arg, type) and issubclass(arg, BaseModel)]
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= keys(inner, f"{prefix}{name}.")
+        elif values and name != "profiles":
+            found |= {prefix + name} | keys(values[0], f"{prefix}{name}.*.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+def first_cells(text: str) -> list[str]:
+    """Back-quoted names in the first column of every table."""
+    return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+
+
+def test_every_config_key_has_one_row_in_its_readme() -> None:
+    rows = first_cells((ROOT / "config" / "README.md").read_text(encoding="utf-8"))
+    assert sorted(rows) == sorted(keys(Config))
+
+
+def test_every_switch_has_one_row_with_both_values() -> None:
+    text = (ROOT / "docs" / "deviations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (D\d+) \|.*\| `(\w+)` \| `(\w+)` \| `(\w+)` \|$", text, re.MULTILINE)
+    assert sorted(name for _, name, _, _ in rows) == sorted(Switches.model_fields)
+    profiles = load_config(ROOT / "config" / "config.yaml").profiles
+    for _, name, *documented in rows:
+        configured = [getattr(profiles[profile], name) for profile in ("authors", "paper")]
+        assert documented == [str(value).lower() for value in configured], name
+
+
+def test_ids_in_the_code_are_documented() -> None:
+    documented = set(
+        re.findall(r"^\| (D\d+) \|", (ROOT / "docs" / "deviations.md").read_text(), re.MULTILINE)
+    )
+    used = {
+        found
+        for path in (ROOT / "dm2core").rglob("*.py")
+        for found in re.findall(r"\bD\d{2}\b", path.read_text(encoding="utf-8"))
+    }
+    assert used <= documented, sorted(used - documented)
+
+
+def test_scales_page_states_the_configured_numbers() -> None:
+    text = (ROOT / "docs" / "scales.md").read_text(encoding="utf-8")
+    for scale in ("smoke", "quick", "paper"):
+        config = load_config(ROOT / "config" / "config.yaml", {"scale": scale})
+        row = re.search(rf"^\| `{scale}`.*$", text, re.MULTILINE)
+        assert row is not None
+        assert f"| {config.budget.env_steps:,} env steps | {len(config.seeds)} |" in row[0]
+        assert f"| {', '.join(config.demo_ablation.maps)} |" in row[0]
+
+
+def test_claims_are_complete() -> None:
+    claims = parse_yaml((ROOT / "claims" / "claims.yaml").read_text(encoding="utf-8"))["claims"]
+    fields = {"id", "statement", "place", "maps", "contrast", "metric", "smallest_effect", "rule"}
+    assert all(set(claim) == fields for claim in claims)
+    assert [claim["id"].split("-")[0] for claim in claims] == ["i", "ii", "iii", "iii", "iv", "v", "vi"]
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "config" / "README.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            if target != "docs/demo_ablation.png":  # drawn by `make demo`
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,83 @@
+"""What would run, without running it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, SMOKE, snakemake
+
+
+@pytest.mark.parametrize(
+    ("scale", "experts", "cells"),
+    [("smoke", 3, 10), ("quick", 3, 15), ("paper", 5, 25)],
+    ids=["smoke", "quick", "paper"],
+)
+def test_figure_needs_experts_demonstrations_and_cells(
+    tmp_path: Path, scale: str, experts: int, cells: int
+) -> None:
+    scale_file = str(ROOT / "config" / "scale" / f"{scale}.yaml")
+    outcome = snakemake(tmp_path, "-n", "figures/demo_ablation.pdf", "--configfile", scale_file)
+    assert outcome.plan == {
+        "train_expert": experts,
+        "sample_demos": 4,
+        "train_cell": cells,
+        "collect_scores": 1,
+        "plot_demo_ablation": 1,
+    }, outcome.text
+
+
+def test_cells_under_a_filter_plan_those_cells_and_what_they_learn_from(tmp_path: Path) -> None:
+    outcome = snakemake(tmp_path, "-n", "cells", *SMOKE, "--config", "only_method=ippo", "only_seed=112358")
+    assert outcome.plan == {"train_cell": 1}
+    assert outcome.cells == {"3m/ippo/none/seed112358"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("only_map=3m_vs_3m", r"only_map: no cell has 3m_vs_3m; there are: 3m\n"),
+        ("only_seed=7", r"only_seed: no cell has 7; there are: 112358, 1285842\n"),
+        ("sead=1", r"sead: unknown key 'sead'; did you mean 'seeds'"),
+        ("eval_seed=-1", r"eval_seed: .*greater than or equal to 0"),
+        ("scale=tiny", r"unknown scale 'tiny'"),
+    ],
+)
+def test_a_typo_is_one_line_and_not_nothing_to_be_done(tmp_path: Path, override: str, message: str) -> None:
+    outcome = snakemake(tmp_path, "-n", "cells", *SMOKE, "--config", override)
+    assert outcome.code != 0
+    assert re.search(message, outcome.text), outcome.text
+    assert "Traceback (most recent" not in outcome.text
+
+
+def test_a_cell_nobody_configured_can_be_asked_for_by_path(tmp_path: Path) -> None:
+    path = "results/smoke/cells/3m/dm2/ippo-s1k_joint-concurrent/seed9/metrics.parquet"
+    outcome = snakemake(tmp_path, "-n", path, *SMOKE)
+    assert outcome.plan == {"train_expert": 1, "sample_demos": 1, "train_cell": 1}
+
+
+def test_a_cell_on_an_unknown_map_is_refused(tmp_path: Path) -> None:
+    outcome = snakemake(tmp_path, "-n", "results/smoke/cells/5m_v_6m/ippo/none/seed1/metrics.parquet", *SMOKE)
+    assert outcome.code != 0
+    assert "did you mean '5m_vs_6m'" in outcome.text
+    assert "Traceback (most recent" not in outcome.text
+
+
+def test_slurm_profile_is_found_by_name_and_holds_no_site(tmp_path: Path) -> None:
+    text = (ROOT / "slurm" / "profile.yaml").read_text()
+    assert "slurm_account" not in text and "slurm_partition" not in text
+    outcome = snakemake(tmp_path, "-n", *SMOKE, "--profile", "slurm")
+    assert outcome.code == 0, outcome.text
+
+
+def test_readmes_commands_are_commands(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [command for command in re.findall(r"`snakemake ([^`]+)`", text) if "-n" not in command]
+    commands = [command for command in commands if not re.search(r"--(unlock|report)", command)]
+    assert len(commands) >= 5
+    for command in commands:
+        words = [word.replace("config/scale", str(ROOT / "config" / "scale")) for word in command.split()]
+        outcome = snakemake(tmp_path, *words, "-n")
+        assert outcome.code == 0, f"{command}: {outcome.text}"

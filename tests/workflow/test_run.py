@@ -1,0 +1,151 @@
+"""The whole smoke pipeline through the real command line, and what a second call does."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+
+from dm2core.analysis.grid import VARIANTS
+from dm2core.config import load_config
+
+from .conftest import ROOT, SMOKE, Outcome, snakemake
+
+SEED = ("--config", "seeds=[112358]")
+CONDITIONS = {*VARIANTS, "ippo"}
+
+
+def again(folder: Path, *arguments: str) -> Outcome:
+    return snakemake(folder, "-n", *arguments)
+
+
+def test_figure_shows_every_condition_and_the_demonstrators(smoke: Path) -> None:
+    drawn = pd.read_csv(smoke / "figures" / "demo_ablation.csv")
+    assert set(drawn["map"]) == {"3m"}
+    for series in ("mean", "seed"):
+        assert set(drawn.loc[drawn["series"] == series, "condition"]) == CONDITIONS
+    lines = drawn[drawn["series"] == "demonstrators"]
+    assert set(lines["condition"]) == {"joint-concurrent", "indep-concurrent"}
+    assert drawn["win_rate"].between(0, 1).all()
+    assert drawn["env_steps"].max() >= 3_000
+    assert {path.suffix for path in (smoke / "figures").iterdir()} == {".pdf", ".png", ".csv"}
+
+
+def test_second_call_has_nothing_to_do(smoke: Path) -> None:
+    assert "Nothing to be done" in again(smoke, *SMOKE, *SEED).text
+
+
+def test_one_more_seed_adds_that_seeds_cells_only(smoke: Path) -> None:
+    outcome = again(smoke, *SMOKE, "--config", "seeds=[112358, 5]")
+    assert outcome.plan == {"train_cell": 5, "collect_scores": 1, "plot_demo_ablation": 1}
+    assert all(cell.endswith("/seed5") for cell in outcome.cells)
+
+
+def test_one_more_map_adds_that_maps_cells_only(smoke: Path) -> None:
+    maps = "demo_ablation={maps: [3m, 3s_vs_3z]}"
+    outcome = again(smoke, *SMOKE, *SEED, maps)
+    assert {cell.split("/")[0] for cell in outcome.cells} == {"3s_vs_3z"}
+    assert outcome.plan["train_cell"] == 5
+
+
+def test_documented_command_reruns_exactly_one_maps_cells(smoke: Path) -> None:
+    outcome = again(smoke, "cells", "--forcerun", "train_cell", *SMOKE, *SEED, "only_map=3m")
+    assert outcome.plan == {"train_cell": 5}
+    assert {cell.split("/")[0] for cell in outcome.cells} == {"3m"}
+
+
+def test_a_training_setting_reruns_every_cell(smoke: Path) -> None:
+    outcome = again(smoke, "cells", *SMOKE, *SEED, "discriminator={steps: 5, episodes_per_step: 8}")
+    # a cell's digest covers its whole configuration, IPPO's and the experts' too: nothing below is spared
+    assert outcome.plan["train_cell"] == 5
+
+
+def test_card_settings_leave_experts_and_ippo_alone(smoke: Path) -> None:
+    outcome = again(smoke, "cells", *SMOKE, *SEED, "demos={episodes: 32, card_episodes: 33}")
+    assert outcome.plan == {"sample_demos": 4, "train_cell": 4}
+    assert all("/dm2/" in cell for cell in outcome.cells)
+
+
+def test_report_is_one_page_with_figure_and_data(smoke: Path) -> None:
+    report = smoke / "report.html"
+    outcome = snakemake(smoke, "figures/demo_ablation.pdf", *SMOKE, *SEED, "--report", str(report))
+    assert outcome.code == 0, outcome.text
+    text = report.read_text(encoding="utf-8")
+    assert "demo_ablation.csv" in text and "sample standard deviation" in text
+
+
+def test_finished_cells_leave_no_state_and_no_partial_files(smoke: Path) -> None:
+    results = smoke / "results" / "smoke"
+    leftovers = [path for path in results.rglob("*") if path.suffix in {".tmp", ".part"}]
+    assert leftovers == []
+    state = [path for path in (results / "state").rglob("*.safetensors")]
+    assert state == []
+
+
+def test_resolved_config_is_kept_under_its_own_hash(smoke: Path) -> None:
+    for path in (smoke / "results" / "smoke" / "config").iterdir():
+        assert hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem)
+        load_config(path)
+
+
+def test_manifests_name_their_digest_and_one_thread(smoke: Path) -> None:
+    manifests = list((smoke / "results" / "smoke").rglob("manifest.json"))
+    digests = {json.loads(path.read_text())["digest"] for path in manifests}
+    assert len(manifests) == len(digests) == 8
+
+
+def test_scripts_run_without_snakemake_and_draw_the_same_bytes(smoke: Path, tmp_path: Path) -> None:
+    results = smoke / "results" / "smoke"
+    configs = [path for path in (results / "config").iterdir() if load_config(path).seeds == [112358]]
+    for name, arguments in (
+        ("collect_scores", ["--map", "3m", "--out", str(tmp_path / "tables")]),
+        ("plot_demo_ablation", ["--tables", str(tmp_path / "tables"), "--out", str(tmp_path / "figures")]),
+    ):
+        script = str(ROOT / "workflow" / "scripts" / f"{name}.py")
+        subprocess.run(
+            [sys.executable, script, "--config", str(configs[0]), *arguments], cwd=smoke, check=True
+        )
+    for first, second in (
+        (smoke / "figures", tmp_path / "figures"),
+        (results / "tables", tmp_path / "tables"),
+    ):
+        for path in first.iterdir():
+            assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+
+
+def test_a_failing_cell_does_not_stop_the_others(smoke: Path) -> None:
+    results = smoke / "results" / "smoke"
+    blocked = results / "state" / "cells" / "3m" / "ippo" / "none" / "seed7"
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("a file where the cell wants a folder")
+    filters = ("only_method=ippo", "only_seed=[7, 8]")
+    outcome = snakemake(smoke, "cells", "--cores", "1", *SMOKE, "--config", "seeds=[112358, 7, 8]", *filters)
+    blocked.unlink()
+    assert outcome.code != 0
+    assert (results / "cells" / "3m" / "ippo" / "none" / "seed8" / "manifest.json").is_file()
+    assert not (results / "cells" / "3m" / "ippo" / "none" / "seed7" / "manifest.json").exists()
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "workflow" / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_unsafe_loaders_are_found(tmp_path: Path) -> None:
+    lines = [
+        "import " + "pickle",
+        "np.load(f, allow_pickle" + "=True)",
+        "x = ev" + "al(text)",
+        "yaml" + ".load(text)",
+    ]
+    (tmp_path / "bad.py").write_text("\n".join(lines))
+    assert len(script("ban_unsafe").offences(tmp_path / "bad.py")) == len(lines)

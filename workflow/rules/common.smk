@@ -1,0 +1,173 @@
+"""Configuration, names and helper functions; no rules here.
+
+Snakemake's `config` holds only what the command line says (--config, --configfile); it is laid over
+config/config.yaml by the package's own loader, which knows every key.
+"""
+
+import hashlib
+import os
+import shlex
+import sys
+
+import yaml
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from dm2core.analysis import grid
+from dm2core.config import ConfigError, dump_config, load_config
+
+# One thread per cell: the thread count is part of a result, and cells are what runs side by side.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
+
+FILTERS = ("only_map", "only_method", "only_seed")
+
+
+def typed(value, nested=False):
+    """Undo that --config reads everything inside a list or mapping as text."""
+    if isinstance(value, dict):
+        return {key: typed(item, True) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item, True) for item in value]
+    return yaml.safe_load(value) if nested and isinstance(value, str) else value
+
+
+def resolve(given):
+    """Resolved config, every cell, and the cells under the filters; a bad key is one line."""
+    overrides = typed({key: value for key, value in given.items() if key not in FILTERS})
+    only = typed({key: value for key, value in given.items() if key in FILTERS})
+    try:
+        resolved = load_config(Path(workflow.basedir) / "config" / "config.yaml", overrides)
+        every = grid.cells(resolved)
+        return resolved, every, grid.select(every, only)
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def write_config(resolved):
+    """Path of the resolved config, written once, under its own hash: what every cell reads."""
+    text = dump_config(resolved)
+    path = Path(resolved.results) / "config" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.tmp")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    return path.as_posix()
+
+
+CONFIG, GRID, SELECTED = resolve(config)
+RESULTS = CONFIG.results.rstrip("/")
+CONFIG_FILE = write_config(CONFIG)
+SCRIPTS = f"{workflow.basedir}/workflow/scripts"
+ANALYSIS = f"{workflow.basedir}/dm2core/analysis"
+
+# Cells find the resolved config and this interpreter in their environment: in a rule's params, a config that
+# differs in a key some cell never reads (one more seed) would rerun that cell. Its digest decides instead.
+os.environ.update(
+    DM2_CONFIG=CONFIG_FILE, PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()])
+)
+
+
+wildcard_constraints:
+    map=r"[0-9a-zA-Z_]+",
+    method=r"ippo|dm2",
+    demos=r"none|ippo-(q\d{1,3}|s\d+k)_(joint|indep)-(non)?concurrent",
+    demos_id=r"ippo-(q\d{1,3}|s\d+k)_(joint|indep)-(non)?concurrent",
+    seed=r"\d+",
+
+
+def cell_files(name, chosen):
+    """One file of each chosen cell."""
+    return [f"{RESULTS}/cells/{cell.path}/{name}" for cell in chosen]
+
+
+def map_cells(wildcards):
+    """Metrics of every cell of one map."""
+    return cell_files("metrics.parquet", [cell for cell in GRID if cell.map_name == wildcards.map])
+
+
+def map_manifests(wildcards):
+    """Manifests of every cell of one map."""
+    return cell_files("manifest.json", [cell for cell in GRID if cell.map_name == wildcards.map])
+
+
+def map_cards(wildcards):
+    """Cards of the demonstration sets of one map."""
+    return [f"{RESULTS}/demos/{wildcards.map}/{name}/card.json" for name in grid.demo_ids(CONFIG)]
+
+
+def out_folder(wildcards, output):
+    """Folder a command writes to."""
+    return os.path.dirname(output[0])
+
+
+def state_folder(wildcards, output):
+    """Where an unfinished cell keeps its state: not an output, which Snakemake deletes before a rerun."""
+    return f"{RESULTS}/state/{os.path.relpath(os.path.dirname(output[0]), RESULTS)}"
+
+
+def tables_folder(wildcards, input):
+    """Folder of the tables a figure reads."""
+    return os.path.dirname(input.tables[0])
+
+
+def expert_policies(wildcards):
+    """Checkpoints of the experts one demonstration set is drawn from."""
+    method = grid.parse_demos_id(wildcards.demos_id).expert
+    seeds = grid.demonstrators(CONFIG, wildcards.map, wildcards.demos_id)
+    return [
+        f"{RESULTS}/experts/{wildcards.map}/{method}/seed{seed}/checkpoints.safetensors" for seed in seeds
+    ]
+
+
+def expert_folders(wildcards, input):
+    """The same experts as folders, in the order of `expert_seeds`."""
+    return [os.path.dirname(path) for path in input.experts]
+
+
+def cell_demos(wildcards):
+    """The demonstration file a cell learns from, if it has one."""
+    return [] if wildcards.demos == "none" else f"{RESULTS}/demos/{wildcards.map}/{wildcards.demos}/demos.npz"
+
+
+def demos_option(wildcards):
+    """The same as an option of `dm2 train`."""
+    if wildcards.demos == "none":
+        return ""
+    return shlex.join(["--demos", f"{RESULTS}/demos/{wildcards.map}/{wildcards.demos}"])
+
+
+def or_workflow_error(function, *arguments):
+    """Call `function`; a path asked for by hand that names no possible cell is one line."""
+    try:
+        return function(*arguments)
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def expert_digest(wildcards):
+    return or_workflow_error(grid.expert_digest, CONFIG, wildcards.map, wildcards.method, int(wildcards.seed))
+
+
+def demos_digest(wildcards):
+    return or_workflow_error(grid.demos_digest, CONFIG, wildcards.map, wildcards.demos_id)
+
+
+def cell_digest(wildcards):
+    cell = grid.Cell(wildcards.map, wildcards.method, wildcards.demos, int(wildcards.seed))
+    return or_workflow_error(grid.cell_digest, CONFIG, cell)
+
+
+def table_digest(wildcards):
+    chosen = [cell for cell in GRID if cell.map_name == wildcards.map]
+    return hashlib.sha256("".join(grid.cell_digest(CONFIG, cell) for cell in chosen).encode()).hexdigest()
+
+
+def memory(wildcards, attempt):
+    return 2000 * attempt
+
+
+def minutes_for(env_steps):
+    """Time limit to ask a scheduler for: generous, and more with every attempt; cells resume."""
+    return lambda wildcards, attempt: attempt * (30 + env_steps // 20_000)

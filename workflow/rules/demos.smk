@@ -1,0 +1,26 @@
+rule sample_demos:
+    input:
+        experts=expert_policies,
+    output:
+        demos=f"{RESULTS}/demos/{{map}}/{{demos_id}}/demos.npz",
+        card=f"{RESULTS}/demos/{{map}}/{{demos_id}}/card.json",
+        text=f"{RESULTS}/demos/{{map}}/{{demos_id}}/card.md",
+    log:
+        f"{RESULTS}/logs/sample_demos/{{map}}/{{demos_id}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/demos/{{map}}/{{demos_id}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory,
+        runtime=minutes_for(0),
+    params:
+        digest=demos_digest,
+        experts=expert_folders,
+        out=out_folder,
+    message:
+        "Demonstrations: {wildcards.demos_id} on {wildcards.map}"
+    shell:
+        'python -m dm2core demos --config "$DM2_CONFIG" --map {wildcards.map} --id {wildcards.demos_id}'
+        " --experts {params.experts:q} --out {params.out:q} > {log:q} 2>&1"

@@ -1,0 +1,47 @@
+"""Tables -> demo_ablation.pdf, .png, .csv."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dm2core.analysis.figures import paper_curves, plot_demo_ablation
+from dm2core.config import ConfigError, load_config
+
+PAPER = Path(__file__).resolve().parents[2] / "resources" / "paper_curves"
+NOTES = {
+    "smoke": "scale smoke: proves that every step runs; nothing is learned",
+    "quick": "scale quick: reduced budgets on the embedded simulator",
+    "paper": "",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    try:
+        config = load_config(args.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    maps, expert = config.demo_ablation.maps, config.demo_ablation.expert
+    try:
+        scores = pd.concat([pd.read_parquet(args.tables / f"{name}.parquet") for name in maps])
+        teams = pd.concat([pd.read_csv(args.tables / f"{name}_demonstrators.csv") for name in maps])
+    except OSError as error:
+        print(f"{error.filename or args.tables}: cannot be read; run: snakemake", file=sys.stderr)
+        return 65
+    beside = paper_curves(PAPER, expert) if config.scale == "paper" else None
+    plot_demo_ablation(scores, teams, args.out, note=NOTES[config.scale], paper=beside)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
