@@ -38,18 +38,15 @@ ORDER, TARGET, SECOND_AT, MISSILE_AT, PROVOKED, STUCK, SIDE, LIST = range(8)
 NM = 8
 IDLE, MOVE, ATTACK, MARCH = range(4)  # orders; MARCH is the enemies' attack-move
 # Rows of the unit table and of the pair tables.
-(HEALTH_MAX, SHIELD_MAX, ARMOR, SPEED, BODY, PERIOD, DAMAGE_POINT, BACKSWING, MISSILE_SPEED, HIT_GAP) = range(
-    10
-)
-NU = 10
-DAMAGE, REACH, SCAN, CONTACT, NEAR2 = range(5)  # before armor; centre to centre: weapon, acquisition, collision, ...
-N_PAIRS = 5  # ... and the square of the distance within which two could touch after one loop
+HEALTH_MAX, SHIELD_MAX, ARMOR, SPEED, BODY = range(5)
+PERIOD, DAMAGE_POINT, BACKSWING, MISSILE_SPEED, HIT_GAP = range(5, 10)
+# Centre to centre: weapon reach, acquisition, collision; NEAR2: square of the distance to touch within one loop.
+DAMAGE, REACH, SCAN, CONTACT, NEAR2 = range(5)
+N_PAIRS = 5
 # Entries of the rules vector.
-(N_ALLIES, X_LOW, X_HIGH, Y_LOW, Y_HIGH, RALLY_X, RALLY_Y, MOVE_AMOUNT, REGEN_DELAY, REGEN, DAMAGE_MIN) = (
-    range(11)
-)
-(DELAY_LOW, DELAY_HIGH, SLOP, TURN_COS, TURN_SIN, ARC_COS, LEASH, HELP_RADIUS, HELP_PERIOD) = range(11, 20)
-NR = 20
+N_ALLIES, X_LOW, X_HIGH, Y_LOW, Y_HIGH, RALLY_X, RALLY_Y, MOVE_AMOUNT = range(8)
+REGEN_DELAY, REGEN, DAMAGE_MIN, DELAY_LOW, DELAY_HIGH, SLOP = range(8, 14)
+TURN_COS, TURN_SIN, ARC_COS, LEASH, HELP_RADIUS, HELP_PERIOD = range(14, 20)
 
 STUCK_LOOPS = 8  # a unit held up this long looks for another target; one env step
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64 (Steele, Lea, Flood 2014)
@@ -494,8 +491,11 @@ def advance(
 
 @njit(**_KERNEL)
 def first_illegal(battles: I64, actions: I64, avail: NDArray[np.bool_]) -> int:
-    """Flat index into actions ([b, A]) of the first one that is not available; -1 if all are."""
+    """Flat index into actions ([b, A]) of the first one that is not available; -1 if all are, -2 - n if there is no
+    battle battles[n]."""
     for n in range(actions.shape[0]):
+        if battles[n] < 0 or battles[n] >= avail.shape[0]:
+            return -2 - n
         for i in range(actions.shape[1]):
             a = actions[n, i]
             if a < 0 or a >= avail.shape[2] or not avail[battles[n], i, a]:

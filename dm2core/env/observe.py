@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from dm2core.types import EnvSpec
+
+# As in battle.py: nothing allocates, so reference counting is off.
+_KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
+_INLINE: dict[str, Any] = {**_KERNEL, "forceinline": True}
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -133,14 +138,14 @@ def make_encoding(
     )
 
 
-@njit(cache=True)
+@njit(**_INLINE)
 def _walkable(x: float, y: float, pathing: U8, ground: F64) -> bool:
     """SMAC's can_move test of one point; conversion to a cell truncates towards zero."""
     cx, cy = int(x), int(y)
     return 0 <= cx < ground[SIZE_X] and 0 <= cy < ground[SIZE_Y] and pathing[cx, cy] != 0
 
 
-@njit(cache=True)
+@njit(**_INLINE)
 def _surroundings(
     row: F32, at: int, x: float, y: float, sizes: I64, ground: F64, pathing: U8, height: F64
 ) -> int:
@@ -169,7 +174,7 @@ def _surroundings(
     return at
 
 
-@njit(cache=True)
+@njit(**_KERNEL)
 def encode(
     battles: I64,
     raw: F32,
@@ -259,7 +264,7 @@ def encode(
                 obs[b, i, obs.shape[2] - 1] = steps[b] / ground[LIMIT]
 
 
-@njit(cache=True)
+@njit(**_KERNEL)
 def encode_state(
     raw: F32, last_action: I64, steps: NDArray[np.int32], table: F64, sizes: I64, ground: F64, state: F32
 ) -> None:
@@ -298,7 +303,7 @@ def encode_state(
             row[at] = steps[b] / ground[LIMIT]
 
 
-@njit(cache=True)
+@njit(**_KERNEL)
 def judge(
     battles: I64,
     before: F32,
@@ -357,7 +362,7 @@ def judge(
         reward[n] = total / scale
 
 
-@njit(cache=True)
+@njit(**_KERNEL)
 def visibility(raw: F32, n_agents: int, seen: BOOL) -> None:
     """Rewrite seen [B, A, U]: agent i sees unit j, both alive, nearer than the sight range, not itself."""
     for b in range(raw.shape[0]):

@@ -13,7 +13,7 @@ GAME_LOOPS = 8  # SMAC's step_mul
 
 
 def _unit_rows(units: tuple[UnitType, ...]) -> NDArray[np.float64]:
-    """Rows of battle.py's unit table, [NU, U]."""
+    """Rows of battle.py's unit table, [10, U]."""
     rows = []
     for u in units:
         body = [u.health, u.shield, u.armor, u.speed, u.separation_radius]
@@ -23,7 +23,7 @@ def _unit_rows(units: tuple[UnitType, ...]) -> NDArray[np.float64]:
 
 
 def _pair_tables(units: tuple[UnitType, ...], min_scan_range: float) -> NDArray[np.float64]:
-    """battle.py's tables [5, U, U] of row unit against column unit: damage, weapon reach, acquisition, contact, near."""
+    """battle.py's tables [5, U, U], row unit against column unit: damage, weapon reach, acquisition, contact, near."""
     pairs = np.zeros((battle.N_PAIRS, len(units), len(units)))
     for i, a in enumerate(units):
         for j, b in enumerate(units):
@@ -118,6 +118,10 @@ class BattleSim:
         """Start the listed battles ([b]) anew, battles[n] from keys[n] ([b] uint64)."""
         if keys.shape != battles.shape or keys.dtype != np.uint64:
             raise ValueError(f"keys must be uint64 of shape {battles.shape}, got {keys.dtype} {keys.shape}")
+        if battles.size and not 0 <= battles.min() <= battles.max() < self.num_battles:
+            raise ValueError(
+                f"battles must lie in 0..{self.num_battles - 1}, got {battles.min()}..{battles.max()}"
+            )
         battle.begin(
             battles, self._floats, self._ints, self._streams, keys, self.raw, self._start, self._units
         )  # fmt: skip
@@ -133,6 +137,8 @@ class BattleSim:
         if actions.shape != (count, self.spec.n_agents):
             raise ValueError(f"actions must have shape {(count, self.spec.n_agents)}, got {actions.shape}")
         bad = battle.first_illegal(battles, actions, self.avail_actions)
+        if bad <= -2:
+            raise ValueError(f"there is no battle {battles[-2 - bad]}, only 0..{self.num_battles - 1}")
         if bad >= 0:
             n, agent = divmod(bad, self.spec.n_agents)
             raise ValueError(

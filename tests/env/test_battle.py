@@ -86,6 +86,21 @@ def test_agents_told_to_stop_hurt_nobody(name: str) -> None:
     assert (result.returns == 0).all() and not result.won.any() and not result.truncated.any()
 
 
+def test_standing_marines_fall_as_fast_as_the_arithmetic_says() -> None:
+    """Six marines close 14 - 5.75 cells at 1.125 a step, then need 225 points at 6 per 14.27 loops each, and change."""
+    env, everyone = BattleSim("5m_vs_6m", 16), np.arange(16)
+    env.reset(battle_keys(1, "stand", 0, 16))
+    hurt = np.zeros((16, 30), dtype=bool)
+    for t in range(30):
+        env.step(env.alive.astype(np.int64), everyone)
+        hurt[:, t] = (env.raw[:, :5, 2] < 45).any(-1)
+    assert set(hurt.argmax(-1) + 1) <= {6, 7, 8}  # enemies in front are nearer than 14
+    fallen = play(
+        BattleSim("5m_vs_6m", 16), lambda env, b: env.alive[b].astype(np.int64), battle_keys(1, "s", 0, 16)
+    )
+    assert 18 <= fallen.lengths.mean() <= 25
+
+
 def test_hiding_costs_nothing_and_times_out() -> None:
     result = play(BattleSim("3m", 4), hide, battle_keys(1, "hide", 0, 4))
     assert (result.returns == 0).all() and result.truncated.all() and (result.lengths == 60).all()
@@ -142,6 +157,11 @@ def test_an_unavailable_action_is_refused_by_name() -> None:
         actions[1, 2] = wrong
         with pytest.raises(ValueError, match=f"battle 2, agent 2: action {wrong} is not available"):
             env.step(actions, np.array([0, 2]))
+    for wrong in (3, -1):
+        with pytest.raises(ValueError, match=f"no battle {wrong}, only 0..2"):
+            env.step(actions[:1], np.array([wrong]))
+        with pytest.raises(ValueError, match=r"battles must lie in 0\.\.2"):
+            env.reset_battles(battle_keys(1, "refuse", 0, 1), np.array([wrong]))
     np.testing.assert_array_equal(env.raw, before)
 
 
