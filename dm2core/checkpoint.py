@@ -1,6 +1,7 @@
 """Files that survive anything: written whole or not at all, hashed, versioned, and never able to run code.
 
-A checkpoint is a line of JSON (what it is, SHA-256 of the rest) and safetensors bytes. Two generations are kept.
+A sealed file is a line of JSON (what it is, SHA-256 of everything) and safetensors bytes; the hash is checked before
+the bytes are parsed, because safetensors itself loads most bit flips silently. Of checkpoints two generations are kept.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from dm2core.errors import DataError, WriteError
 
-FORMAT = 1
+FORMAT = 2
 NAMES = ("checkpoint", "checkpoint.previous")
 
 
@@ -33,19 +35,31 @@ class Progress:
     iteration: int
     env_steps: int
     metrics_bytes: int  # length of the metrics log at this point; what lies beyond is from a lost iteration
+    metrics_sha256: str  # of that part of the log
     next_eval: int  # env steps at which the next evaluation is due
+
+
+def read_file(path: Path, sha256: str | None = None) -> bytes:
+    """A file's bytes, checked against `sha256` (hex) if given; DataError if unreadable or not those."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise DataError(f"{path}: damaged, its SHA-256 is not the one its manifest names; make it again")
+    return data
 
 
 def sha256_file(path: Path) -> str:
     """Hex digest of a file's bytes; DataError if it cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return hashlib.sha256(read_file(path)).hexdigest()
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, or leave it as it was; WriteError names path, size and free space."""
+def write_atomic(path: Path, data: bytes, keep: Path | None = None) -> None:
+    """Replace `path` by `data`, or leave it as it was; with `keep` the old file stays under that name.
+
+    WriteError names path, size and free space. Nothing is renamed before the new bytes are safe on the disk.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +67,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(part, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -60,17 +76,24 @@ def write_atomic(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise write_error(path, len(data), error) from None
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed `write_atomic` left; only for whoever holds the cell's lock."""
+    for part in folder.glob(".*.tmp"):
+        part.unlink(missing_ok=True)
 
 
 def write_error(path: Path, size: int, error: OSError) -> WriteError:
     """One line for a failed write."""
-    free = ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        stats = os.statvfs(path.parent)
-        free = f", {stats.f_bavail * stats.f_frsize} bytes free"
-    return WriteError(f"{path}: cannot write {size} bytes ({error.strerror}{free}); make room and run again")
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return WriteError(f"{path}: cannot be written ({error.strerror})")
+    stats = os.statvfs(path.parent)
+    free = f"{error.strerror}, {stats.f_bavail * stats.f_frsize} bytes free"
+    return WriteError(f"{path}: cannot write {size} bytes ({free}); make room and run again")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
@@ -81,26 +104,44 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
 def load_tensors(path: Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file, its bytes checked against `sha256` first if given; DataError otherwise."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise DataError(f"{path}: damaged, its SHA-256 is not the one its manifest names; make it again")
-    try:
-        return load_safetensors(data)
+        return load_safetensors(read_file(path, sha256))
     except SafetensorError as error:
         raise DataError(f"{path}: not a safetensors file ({str(error).splitlines()[0]})") from None
 
 
+def load_metadata(path: Path) -> dict[str, str]:
+    """What `save_tensors` was told about the file; {} for files of other origin. Reads the header alone."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            about = json.loads((handle.metadata() or {}).get("dm2", "{}"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{path}: not a safetensors file ({str(error).splitlines()[0]})") from None
+    return {str(key): str(value) for key, value in about.items()} if isinstance(about, dict) else {}
+
+
+def sha256_in_manifest(path: Path) -> str | None:
+    """SHA-256 that the manifest beside a finished cell's output names; None if there is no such manifest."""
+    try:
+        found = json.loads((path.parent / "manifest.json").read_text())["outputs"][path.name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(found)
+
+
 def save_checkpoint(folder: Path, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write the newest generation; the one before it is kept."""
+    newest, previous = (folder / name for name in NAMES)
+    save_sealed(newest, progress, tensors, keep=previous)
+
+
+def save_sealed(
+    path: Path, progress: Progress, tensors: Mapping[str, torch.Tensor], keep: Path | None = None
+) -> None:
+    """One sealed file; `keep` as for `write_atomic`."""
     payload = _pack(tensors, {})
     head = {"format": FORMAT, "sha256": "", **asdict(progress)}
     head["sha256"] = hashlib.sha256(_canonical(head) + payload).hexdigest()
-    newest, previous = (folder / name for name in NAMES)
-    if newest.exists():
-        os.replace(newest, previous)
-    write_atomic(newest, _canonical(head) + b"\n" + payload)
+    write_atomic(path, _canonical(head) + b"\n" + payload, keep)
 
 
 def load_checkpoint(folder: Path, digest: str) -> tuple[Progress, dict[str, torch.Tensor]] | None:
@@ -113,7 +154,7 @@ def load_checkpoint(folder: Path, digest: str) -> tuple[Progress, dict[str, torc
         path = folder / name
         if not path.exists():
             continue
-        found = _read(path)
+        found = load_sealed(path)
         if found is None:
             damaged.append(path)
             print(f"warning: {path} is damaged, falling back", file=sys.stderr)
@@ -127,19 +168,21 @@ def load_checkpoint(folder: Path, digest: str) -> tuple[Progress, dict[str, torc
     return None
 
 
-def _read(path: Path) -> tuple[Progress, dict[str, torch.Tensor]] | None:
-    line, _, payload = path.read_bytes().partition(b"\n")
+def load_sealed(path: Path) -> tuple[Progress, dict[str, torch.Tensor]] | None:
+    """Inverse of `save_sealed`; None if damaged, DataError if missing or undamaged but of another format."""
+    line, _, payload = read_file(path).partition(b"\n")
     try:
         head = json.loads(line)
-        if head.pop("format") != FORMAT:
+        expected = hashlib.sha256(_canonical(head | {"sha256": ""}) + payload).hexdigest()
+        if head["sha256"] != expected:
             return None
-        stored = head.pop("sha256")
-        expected = hashlib.sha256(_canonical({"format": FORMAT, "sha256": "", **head}) + payload).hexdigest()
-        if stored != expected:
-            return None
-        return Progress(**head), load_safetensors(payload)
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        version = head.pop("format")
+        del head["sha256"]
+        if version == FORMAT:
+            return Progress(**head), load_safetensors(payload)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
         return None
+    raise DataError(f"{path}: written in format {version}, this version reads {FORMAT}; delete the folder")
 
 
 def _canonical(head: Mapping[str, object]) -> bytes:

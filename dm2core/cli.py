@@ -6,6 +6,7 @@ Wrong usage or configuration is one line and exit code 2, before torch is import
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from dm2core.config import (
     parse_demos_id,
     parse_yaml,
 )
-from dm2core.errors import EXIT_USAGE, Dm2Error
+from dm2core.errors import EXIT_AGAIN, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:  # what has no better message of its own
+        print(f"dm2: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_WRITE
+    except KeyboardInterrupt:  # before a cell has begun to listen
+        print("dm2: stopped", file=sys.stderr)
+        return EXIT_AGAIN
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="win rate of a trained policy")
     evaluate.add_argument("--policy", type=Path, required=True, help="policy.safetensors")
-    evaluate.add_argument("--map", required=True)
+    evaluate.add_argument("--map", help="default: the map it was trained on")
     evaluate.add_argument("--episodes", type=int, default=320)
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument(
@@ -86,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="print the resolved configuration")
     _add_config(config)
     config.set_defaults(run=lambda args: print(dump_config(_config(args)), end=""))
+
+    status = commands.add_parser("status", help="what is running and what is done")
+    _add_config(status)
+    status.add_argument("--watch", action="store_true", help="keep showing until interrupted")
+    status.set_defaults(run=_status)
 
     encoding = commands.add_parser("check-encoding", help="replay traces of SMAC's encoder")
     encoding.add_argument("files", nargs="+")
@@ -113,11 +125,13 @@ def _config(args: argparse.Namespace) -> Config:
         at = overrides
         for part in path:
             at = at.setdefault(part, {})
+            if not isinstance(at, dict):
+                raise ConfigError(f"--set {item}: {part} was already set to {at!r}; give one or the other")
         try:
             at[last] = parse_yaml(text)
-        except ValueError:
-            raise
-        except Exception:
+        except ConfigError as error:
+            raise ConfigError(f"--set {item}: {error}") from None
+        except Exception:  # whatever YAML's constructors raise: dates, tags, odd keys
             raise ConfigError(f"--set {item}: the value is not valid YAML") from None
     return load_config(args.config, overrides)
 
@@ -142,7 +156,7 @@ def _train(args: argparse.Namespace) -> None:
     from dm2core.train import train_cell
 
     cell = cell_config(config, **common, demos=demos_id, demos_sha256=sha256)
-    train_cell(cell, args.out, args.state or args.out.with_name(args.out.name + ".state"), args.demos)
+    train_cell(cell, args.out, args.state or Path(os.path.abspath(args.out) + ".state"), args.demos)
 
 
 def _demos(args: argparse.Namespace) -> None:
@@ -160,21 +174,42 @@ def _demos(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from dm2core.env.scenario import known_maps
 
-    if args.map not in known_maps():
+    if args.map not in (None, *known_maps()):
         raise ConfigError(f"map: unknown map {args.map!r}; known: {', '.join(known_maps())}")
     if args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: must be at least 1")
     import torch
 
-    from dm2core.checkpoint import load_tensors
+    from dm2core.checkpoint import load_metadata, load_tensors, sha256_in_manifest
+    from dm2core.env.vector import make_env
     from dm2core.evaluate import evaluate
     from dm2core.nets import load_actor
 
     torch.set_num_threads(1)
-    actor = load_actor(load_tensors(args.policy))
-    result = evaluate(actor, args.map, args.episodes, args.seed, greedy=not args.sampled)
+    tensors = load_tensors(args.policy, sha256_in_manifest(args.policy))
+    map_name = args.map or load_metadata(args.policy).get("map")
+    if map_name not in known_maps():
+        raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
+    spec = make_env(map_name, 1).spec
+    try:
+        actor = load_actor(tensors)
+    except (KeyError, ValueError, RuntimeError):
+        raise DataError(
+            f"{args.policy}: does not hold one policy; give a cell's policy.safetensors"
+        ) from None
+    found = (*tensors["body.fc1.weight"].shape[::2], actor.n_actions)
+    wanted = (spec.n_agents, spec.obs_size + spec.n_actions + spec.n_agents, spec.n_actions)
+    if found != wanted:
+        raise DataError(f"{args.policy}: (agents, inputs, actions) is {found}, {map_name} needs {wanted}")
+    result = evaluate(actor, map_name, args.episodes, args.seed, greedy=not args.sampled)
     for key, value in result.items():
         print(f"{key:<16}{value:.4f}")
+
+
+def _status(args: argparse.Namespace) -> None:
+    from dm2core.status import show
+
+    show(Path(_config(args).results), watch=args.watch)
 
 
 def _check_encoding(args: argparse.Namespace) -> int:

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dm2core.checkpoint import load_tensors, sha256_file, write_atomic
+from dm2core.checkpoint import load_tensors, read_file, sha256_file, write_atomic
 from dm2core.config import CellConfig, Config, DemoSet, parse_demos_id
 from dm2core.discriminator import Episodes
 from dm2core.env.vector import make_env
@@ -39,7 +40,6 @@ from dm2core.rollout import collect
 from dm2core.types import EnvSpec
 
 BATTLES = 250  # played side by side
-MAX_ROWS = 10**8  # rows of one agent a file may claim to hold
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,14 @@ class Expert:
     sha256: str  # of its checkpoints file
 
 
-FIELDS = ("obs", "actions", "lengths", "won", "episode_return", "battle")
+FIELDS = {
+    "obs": "float32",
+    "actions": "int64",
+    "lengths": "int64",
+    "won": "bool",
+    "episode_return": "float32",
+    "battle": "int64",
+}
 
 
 def choose_checkpoint(win_rates: Sequence[tuple[int, float]], demos: DemoSet) -> int:
@@ -86,20 +93,22 @@ def choose_checkpoint(win_rates: Sequence[tuple[int, float]], demos: DemoSet) ->
         return min(win_rates, key=lambda row: (abs(row[0] - steps), -row[0]))[0]
     target = demos.target_win_rate
     assert target is not None
-    return min(win_rates, key=lambda row: (abs(row[1] - target), -row[0]))[0]
+    return min(win_rates, key=lambda row: (round(abs(row[1] - target), 9), -row[0]))[0]  # 0.45 and 0.55 tie
 
 
 def load_expert(folder: Path, map_name: str, demos: DemoSet) -> Expert:
     """Choose and read one expert's checkpoint; DataError if the run is not what the set asks for."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        sha256, config = manifest["outputs"]["checkpoints.safetensors"], manifest["config"]
+        hashes, config = manifest["outputs"], manifest["config"]
+        sha256, metrics_sha256 = hashes["checkpoints.safetensors"], hashes["metrics.parquet"]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder}: not a finished expert run ({error}); train it with --expert") from None
     if (config["map_name"], config["method"]) != (map_name, demos.expert):
         found = f"{config['method']} on {config['map_name']}"
         raise DataError(f"{folder}: holds {found}, but {demos.expert} on {map_name} is needed")
-    table = pq.read_table(folder / "metrics.parquet").to_pylist()
+    metrics = read_file(folder / "metrics.parquet", metrics_sha256)
+    table = pq.read_table(pa.BufferReader(metrics)).to_pylist()
     rates = [(row["env_steps"], row["value"]) for row in table if row["key"] == "eval_sampled/win_rate"]
     env_steps = choose_checkpoint(rates, demos)
     prefix = f"{env_steps:010d}/"
@@ -116,57 +125,43 @@ def make_demos(config: Config, map_name: str, demos_id: str, folders: Sequence[P
     if len(folders) < needed:
         raise DataError(f"{demos_id} on {map_name} needs {needed} expert runs, got {len(folders)}")
     teams = [load_expert(folder, map_name, demos) for folder in folders[:needed]]
-    episodes, seed = config.demos.episodes, config.eval_seed
-    strangers = None if demos.joint else mix_agents([team.tensors for team in teams])
-    if demos.joint:
-        pool = _play(
-            teams[0].tensors,
-            map_name,
-            seed,
-            f"demos/team{teams[0].seed}",
-            0,
-            _pool(demos, episodes, n_agents),
-        )
-        agents = [_agent(pool, i, 0 if demos.concurrent else i * episodes, episodes) for i in range(n_agents)]
-    elif demos.concurrent:
-        assert strangers is not None
-        role = "demos/strangers" + "-".join(str(team.seed) for team in teams)
-        pool = _play(strangers, map_name, seed, role, 0, episodes)
-        agents = [_agent(pool, i, 0, episodes) for i in range(n_agents)]
-    else:
-        agents = []
-        for i, team in enumerate(teams):
-            own = _play(team.tensors, map_name, seed, f"demos/team{team.seed}", i * episodes, episodes)
-            agents.append(_agent(own, i, 0, episodes, first=i * episodes))
+    if len({team.digest for team in teams}) < len(teams):
+        seeds = [team.seed for team in teams]
+        raise DataError(f"{demos_id} needs a different team for every agent, got the runs of seeds {seeds}")
+    strangers = None
+    if not demos.joint and demos.concurrent:
+        strangers = mix_agents([team.tensors for team in teams])
+    agents = _sample(demos, teams, strangers, map_name, config, n_agents)
     data = _pack(agents)
-    card: dict[str, Any] = {
-        "map": map_name,
-        "demos_id": demos_id,
-        "episodes_per_agent": episodes,
-        "teams": [_team_card(team, map_name, config) for team in teams],
-        "strangers": _rates(strangers, map_name, config)
-        if strangers is not None and demos.concurrent
-        else None,
-        "win_rate": None,  # of whoever played the demonstrations, as they played; filled in below
-        "agents": [
-            {
-                "win_rate": float(a.won.mean()),
-                "episode_return": float(a.episode_return.mean()),
-                "episode_length": float(a.lengths.mean()),
-                "rows": len(a.obs),
-                "battles": [int(a.battle[0]), int(a.battle[-1])],
-            }
-            for a in agents
-        ],
-        "obs_size": int(agents[0].obs.shape[1]),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    played_by = [card["strangers"]] if card["strangers"] is not None else card["teams"]
-    rates = [team["win_rate_sampled"] for team in played_by]
-    card["win_rate"] = rates if len(rates) > 1 else rates[0]
+    played = _who_played(teams, strangers, map_name, config)
+    card = _card(map_name, demos_id, config, played, agents, data)
     write_atomic(out / "demos.npz", data)
     write_atomic(out / "card.md", _card_text(card).encode())
     write_atomic(out / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+
+
+def _sample(
+    demos: DemoSet,
+    teams: Sequence[Expert],
+    strangers: dict[str, Tensor] | None,
+    map_name: str,
+    config: Config,
+    n_agents: int,
+) -> list[AgentDemos]:
+    """Each agent's episodes, as the table above says; one block of battles is in memory at a time."""
+    count, seed = config.demos.episodes, config.eval_seed
+    if demos.concurrent:
+        tensors, role = teams[0].tensors, f"demos/team{teams[0].seed}"
+        if strangers is not None:
+            tensors, role = strangers, "demos/strangers" + "-".join(str(team.seed) for team in teams)
+        played = _play(tensors, map_name, seed, role, 0, count)
+        return [_agent(played, i, 0) for i in range(n_agents)]
+    agents = []
+    for i in range(n_agents):
+        team = teams[0] if demos.joint else teams[i]
+        own = _play(team.tensors, map_name, seed, f"demos/team{team.seed}", i * count, count)
+        agents.append(_agent(own, i, i * count))
+    return agents
 
 
 def load_demos(path: Path, cell: CellConfig | None = None, spec: EnvSpec | None = None) -> Demos:
@@ -184,15 +179,34 @@ def load_demos(path: Path, cell: CellConfig | None = None, spec: EnvSpec | None 
             agents = tuple(AgentDemos(*(arrays[f"agent{i}/{name}"] for name in FIELDS)) for i in range(count))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{file}: not a demonstration file ({str(error).splitlines()[0]})") from None
+    _check_arrays(file, agents)
     if spec is not None:
         wanted = (spec.map_name, spec.n_agents, spec.obs_size)
-        found = (card["map"], len(agents), agents[0].obs.shape[1] if agents else 0)
+        found = (card["map"], len(agents), agents[0].obs.shape[1])
         if wanted != found:
             raise DataError(f"{file}: (map, agents, obs size) is {found}, the cell needs {wanted}")
-    if cell is not None and len(agents[0].lengths) < cell.discriminator.episodes_per_step:
-        have, need = len(agents[0].lengths), cell.discriminator.episodes_per_step
+    have = min(len(agent.lengths) for agent in agents)
+    if cell is not None and have < cell.discriminator.episodes_per_step:
+        need = cell.discriminator.episodes_per_step
         raise DataError(f"{file}: {have} episodes per agent, but discriminator.episodes_per_step is {need}")
     return Demos(card["map"], card["demos_id"], card["sha256"], agents)
+
+
+def _check_arrays(file: Path, agents: Sequence[AgentDemos]) -> None:
+    """Refuse a file whose arrays do not fit each other: its hash may be right and its maker wrong."""
+    if not agents:
+        raise DataError(f"{file}: holds no agent")
+    for i, a in enumerate(agents):
+        if any(getattr(a, name).dtype != kind for name, kind in FIELDS.items()):
+            raise DataError(f"{file}: agent {i} has arrays of a wrong type; they must be {FIELDS}")
+        episodes, rows = a.lengths.shape, int((a.lengths + 1).sum())
+        same = a.won.shape == a.episode_return.shape == a.battle.shape == episodes
+        if a.obs.ndim != 2 or len(episodes) != 1 or not same or a.lengths.min(initial=1) < 1:
+            raise DataError(f"{file}: agent {i} has arrays of a wrong shape")
+        if len(a.obs) != rows or a.actions.shape != (rows,) or a.obs.shape[1] != agents[0].obs.shape[1]:
+            raise DataError(f"{file}: agent {i} has {len(a.obs)} observations, its lengths ask for {rows}")
+        if not (np.isfinite(a.obs).all() and len(a.lengths) == len(agents[0].lengths)):
+            raise DataError(f"{file}: agent {i} has observations that are not finite, or too few episodes")
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -215,10 +229,6 @@ def expert_episodes(demos: Demos, dtype: torch.dtype, *, terminal_row: bool) -> 
     )
     length = np.stack([a.lengths + int(terminal_row) for a in demos.agents])
     return Episodes(torch.cat([obs, obs.new_zeros(1, obs.shape[1])]), start, length)
-
-
-def _pool(demos: DemoSet, episodes: int, n_agents: int) -> int:
-    return episodes if demos.concurrent else episodes * n_agents
 
 
 @dataclass(frozen=True)
@@ -246,15 +256,15 @@ def _play(tensors: dict[str, Tensor], map_name: str, seed: int, role: str, first
     return _Played(obs, actions, np.concatenate(won), np.concatenate(returns))
 
 
-def _agent(played: _Played, agent: int, start: int, count: int, first: int = 0) -> AgentDemos:
-    part = slice(start, start + count)
+def _agent(played: _Played, agent: int, first: int) -> AgentDemos:
+    """One agent's view of battles first, first + 1, ..."""
     return AgentDemos(
-        obs=np.concatenate([o[:, agent] for o in played.obs[part]]),
-        actions=np.concatenate([a[:, agent] for a in played.actions[part]]),
-        lengths=np.array([len(o) - 1 for o in played.obs[part]], dtype=np.int64),
-        won=played.won[part],
-        episode_return=played.episode_return[part],
-        battle=np.arange(first + start, first + start + count),
+        obs=np.concatenate([o[:, agent] for o in played.obs]),
+        actions=np.concatenate([a[:, agent] for a in played.actions]),
+        lengths=np.array([len(o) - 1 for o in played.obs], dtype=np.int64),
+        won=played.won,
+        episode_return=played.episode_return,
+        battle=np.arange(first, first + len(played.obs)),
     )
 
 
@@ -286,6 +296,44 @@ def _rates(tensors: dict[str, Tensor], map_name: str, config: Config) -> dict[st
 def _team_card(team: Expert, map_name: str, config: Config) -> dict[str, Any]:
     source = {"seed": team.seed, "env_steps": team.env_steps, "digest": team.digest, "sha256": team.sha256}
     return source | _rates(team.tensors, map_name, config)
+
+
+def _who_played(
+    teams: Sequence[Expert], strangers: dict[str, Tensor] | None, map_name: str, config: Config
+) -> dict[str, Any]:
+    cards = [_team_card(team, map_name, config) for team in teams]
+    mixed = None if strangers is None else _rates(strangers, map_name, config)
+    rates = [card["win_rate_sampled"] for card in (cards if mixed is None else [mixed])]
+    # win_rate: of whoever played the demonstrations, as they played; one number, or one per team
+    return {"teams": cards, "strangers": mixed, "win_rate": rates if len(rates) > 1 else rates[0]}
+
+
+def _card(
+    map_name: str,
+    demos_id: str,
+    config: Config,
+    played: dict[str, Any],
+    agents: Sequence[AgentDemos],
+    data: bytes,
+) -> dict[str, Any]:
+    return {
+        "map": map_name,
+        "demos_id": demos_id,
+        "episodes_per_agent": config.demos.episodes,
+        **played,
+        "agents": [
+            {
+                "win_rate": float(a.won.mean()),
+                "episode_return": float(a.episode_return.mean()),
+                "episode_length": float(a.lengths.mean()),
+                "rows": len(a.obs),
+                "battles": [int(a.battle[0]), int(a.battle[-1])],
+            }
+            for a in agents
+        ],
+        "obs_size": int(agents[0].obs.shape[1]),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
 
 
 def _card_text(card: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ they become metrics.parquet. Only numbers that a rerun reproduces bit for bit ar
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -49,15 +50,26 @@ METRICS: dict[str, tuple[str, str]] = {
 
 
 class MetricLog:
-    """Appends rows; `size` is what a checkpoint must remember to cut a lost iteration off again."""
+    """Appends rows; a checkpoint remembers `size` and `sha256` to cut a lost iteration off and to see damage."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        self.path = path
-        path.touch()
-        if path.stat().st_size < size:
-            raise DataError(f"{path}: shorter than its checkpoint says; delete the folder to start anew")
-        os.truncate(path, size)
-        self.size = size
+    def __init__(self, path: Path, size: int = 0, sha256: str | None = None) -> None:
+        """Go on after the first `size` bytes; DataError if they are not those of `sha256`."""
+        self.path, self.size = path, size
+        try:
+            path.touch()
+            with open(path, "rb") as handle:
+                data = handle.read(size)
+            os.truncate(path, size)
+        except OSError as error:
+            raise write_error(path, size, error) from None
+        self._hash = hashlib.sha256(data)
+        if len(data) < size or sha256 not in (None, self.sha256):
+            raise DataError(f"{path}: damaged, not what its checkpoint says; delete the folder to start anew")
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the rows so far."""
+        return self._hash.hexdigest()
 
     def append(self, iteration: int, env_steps: int, values: Mapping[str, float]) -> None:
         """Add one row per metric; NumericError names the first that is not finite."""
@@ -71,9 +83,12 @@ class MetricLog:
         try:
             with open(self.path, "ab") as handle:
                 handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())  # before the checkpoint that counts on it
         except OSError as error:
             raise write_error(self.path, len(data), error) from None
         self.size += len(data)
+        self._hash.update(data)
 
     def rows(self) -> list[tuple[int, int, str, float]]:
         """All rows: iteration, env_steps, key, value."""

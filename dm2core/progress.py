@@ -1,9 +1,12 @@
-"""What a person sees of a running cell: a bar on a terminal, a line now and then in a log file."""
+"""What a person sees of a running cell: a bar or a line now and then, and a report for `dm2 status`."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -13,9 +16,10 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class CellProgress:
-    """Shows cell, env steps, win rate, speed and time left on standard error."""
+    """Shows cell, env steps, win rate, speed and time left on standard error; keeps them in folder/progress.json."""
 
-    def __init__(self, name: str, total: int, start: int) -> None:
+    def __init__(self, name: str, total: int, start: int, folder: Path) -> None:
+        self.path = folder / "progress.json"
         self.name, self.total, self.start = name, total, start
         self.began = self.last = time.monotonic()
         self.win_rate = float("nan")
@@ -45,10 +49,29 @@ class CellProgress:
     def update(self, env_steps: int) -> None:
         now = time.monotonic()
         speed = (env_steps - self.start) / max(now - self.began, 1e-9)
-        text = f"{self.name}: {env_steps:,} of {self.total:,} env steps, win rate {self.win_rate:.2f}, {speed:,.0f}/s"
+        left = max(self.total - env_steps, 0) / max(speed, 1e-9)
+        self._report(env_steps, speed, left)
+        win_rate = f"win rate {self.win_rate:.2f}"
+        text = f"{self.name}: {env_steps:,} of {self.total:,} env steps, {win_rate}, {speed:,.0f}/s"
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=env_steps, description=text)
         elif now - self.last > SECONDS_BETWEEN_LINES or env_steps >= self.total:
             self.last = now
-            left = max(self.total - env_steps, 0) / max(speed, 1e-9)
             print(f"{text}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
+
+    def _report(self, env_steps: int, speed: float, left: float) -> None:
+        """For onlookers only: a full disk here must not stop a cell."""
+        report = {
+            "name": self.name,
+            "env_steps": env_steps,
+            "total": self.total,
+            "win_rate": self.win_rate,
+            "per_s": round(speed, 1),
+            "left_s": round(left, 1),
+        }
+        part = self.path.with_suffix(".part")
+        try:
+            part.write_text(json.dumps(report))
+            os.replace(part, self.path)
+        except OSError:
+            part.unlink(missing_ok=True)

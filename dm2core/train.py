@@ -25,17 +25,20 @@ from dm2core import provenance
 from dm2core.checkpoint import (
     Progress,
     load_checkpoint,
-    load_tensors,
+    load_sealed,
+    remove_parts,
     save_checkpoint,
+    save_sealed,
     save_tensors,
     write_atomic,
+    write_error,
 )
 from dm2core.config import CellConfig
 from dm2core.demos import expert_episodes, load_demos
 from dm2core.discriminator import Episodes
 from dm2core.dm2 import TrainState, init_state, iterate
 from dm2core.env.vector import make_env
-from dm2core.errors import NumericError
+from dm2core.errors import DataError, NumericError
 from dm2core.evaluate import evaluate
 from dm2core.interrupt import catch_signals
 from dm2core.lock import cell_lock
@@ -63,19 +66,30 @@ def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | No
     torch.set_num_threads(1)  # the number of threads changes the bits
     started = time.monotonic()
     with cell_lock(state_folder), catch_signals() as interrupt:
-        (out / "manifest.json").unlink(missing_ok=True)
-        attempts = _note_attempt(state_folder)
+        _clear(out, state_folder)
+        code = provenance.code_version()  # what runs, even if the sources change meanwhile
+        attempts = _note_attempt(state_folder, code["dm2core_sha256"])
         run = _open(cell, state_folder, demos, interrupt.poll)
         first = run.state.env_steps
-        with CellProgress(_name(cell), cell.env_steps, first) as progress:
+        with CellProgress(_name(cell), cell.env_steps, first, state_folder) as progress:
             _loop(run, progress)
         spent = time.monotonic() - started
         timing = {
             "wall_s": round(spent, 3),
             "env_steps_per_s": round((run.state.env_steps - first) / spent, 1),
         }
-        _finish(run, out, {"attempts": attempts, "last_attempt": timing})
+        _finish(run, out, {"code": code, "attempts": attempts, "last_attempt": timing})
         shutil.rmtree(state_folder)
+
+
+def _clear(out: Path, state_folder: Path) -> None:
+    """From here on the cell is unfinished; what a killed write left goes."""
+    try:
+        (out / "manifest.json").unlink(missing_ok=True)
+        for folder in (out, state_folder):
+            remove_parts(folder)
+    except OSError as error:
+        raise write_error(out, 0, error) from None
 
 
 def _open(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[], None]) -> Run:
@@ -88,7 +102,7 @@ def _open(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[],
         expert = expert_episodes(loaded, dtype, terminal_row=cell.switches.terminal_row)
     saved = load_checkpoint(folder, cell.digest())
     if saved is None:
-        return Run(cell, folder, env, expert, state, MetricLog(folder / "metrics.jsonl", 0), 0, poll)
+        return Run(cell, folder, env, expert, state, MetricLog(folder / "metrics.jsonl"), 0, poll)
     at, tensors = saved
     state.load_tensors(tensors)
     state.iteration, state.env_steps = at.iteration, at.env_steps
@@ -98,7 +112,7 @@ def _open(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[],
         env,
         expert,
         state,
-        MetricLog(folder / "metrics.jsonl", at.metrics_bytes),
+        MetricLog(folder / "metrics.jsonl", at.metrics_bytes, at.metrics_sha256),
         at.next_eval,
         poll,
     )
@@ -111,15 +125,21 @@ def _loop(run: Run, progress: CellProgress) -> None:
     while state.env_steps < cell.env_steps:
         try:
             metrics = iterate(state, run.env, run.expert, cell, run.poll)
-        except FloatingPointError as error:
+            run.log.append(state.iteration, state.env_steps, metrics)
+        except (FloatingPointError, NumericError) as error:
             _report_failure(run, str(error))
             raise NumericError(f"{_name(cell)}, iteration {state.iteration}: {error}") from None
-        run.log.append(state.iteration, state.env_steps, metrics)
         if state.env_steps >= min(run.next_eval, cell.env_steps):
             _evaluate(run, progress)
-        at = Progress(cell.digest(), state.iteration, state.env_steps, run.log.size, run.next_eval)
-        save_checkpoint(run.state_folder, at, state.tensors())
+        save_checkpoint(run.state_folder, _progress(run), state.tensors())
         progress.update(state.env_steps)
+
+
+def _progress(run: Run) -> Progress:
+    state, log = run.state, run.log
+    return Progress(
+        run.cell.digest(), state.iteration, state.env_steps, log.size, log.sha256, next_eval=run.next_eval
+    )
 
 
 def _evaluate(run: Run, progress: CellProgress) -> None:
@@ -135,12 +155,14 @@ def _evaluate(run: Run, progress: CellProgress) -> None:
     metrics = {f"eval/{key}": value for key, value in play(greedy=True).items()}
     if cell.keep_checkpoints:
         metrics["eval_sampled/win_rate"] = play(greedy=False)["win_rate"]
-        save_tensors(
-            run.state_folder / f"policy{state.env_steps:010d}.safetensors", state.actor.state_dict(), {}
-        )
+        save_sealed(_kept(run, state.env_steps), _progress(run), state.actor.state_dict())
     run.log.append(state.iteration, state.env_steps, metrics)
     run.next_eval = (state.env_steps // cell.eval_every + 1) * cell.eval_every
     progress.evaluated(metrics["eval/win_rate"])
+
+
+def _kept(run: Run, env_steps: int) -> Path:
+    return run.state_folder / f"policy{env_steps:010d}"
 
 
 def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
@@ -156,8 +178,10 @@ def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
     if cell.keep_checkpoints:
         kept: dict[str, Tensor] = {}
         for env_steps in sorted({row[1] for row in rows if row[2] == "eval_sampled/win_rate"}):
-            saved = load_tensors(run.state_folder / f"policy{env_steps:010d}.safetensors")
-            kept.update({f"{env_steps:010d}/{key}": value for key, value in saved.items()})
+            saved = load_sealed(_kept(run, env_steps))
+            if saved is None or saved[0].digest != cell.digest():
+                raise DataError(f"{_kept(run, env_steps)}: damaged; delete the folder to start anew")
+            kept.update({f"{env_steps:010d}/{key}": value for key, value in saved[1].items()})
         save_tensors(out / "checkpoints.safetensors", kept, {"map": cell.map_name, "digest": cell.digest()})
         names.append("checkpoints.safetensors")
     manifest = {
@@ -166,7 +190,6 @@ def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
         "outputs": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names},
         "env_steps": run.state.env_steps,
         "iterations": run.state.iteration,
-        "code": provenance.code_version(),
         "packages": provenance.package_versions(),
         "numerics": provenance.numerics_key(),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -175,16 +198,15 @@ def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
     write_atomic(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def _note_attempt(folder: Path) -> list[dict[str, Any]]:
+def _note_attempt(folder: Path, code: str) -> list[dict[str, Any]]:
     """Add this attempt to the cell's history and return all of it."""
     path = folder / "attempts.json"
     try:
         attempts = list(json.loads(path.read_text()))
     except (OSError, ValueError):
         attempts = []
-    attempts.append(
-        {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "host": socket.gethostname()}
-    )
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    attempts.append({"started": now, "host": socket.gethostname(), "dm2core_sha256": code})
     for key in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
         if key in os.environ:
             attempts[-1][key.lower()] = os.environ[key]

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from dm2core.config import PPO, Switches
+from dm2core import golden_update
+from dm2core.config import Switches
 from dm2core.nets import Actor, Critic
 from dm2core.rollout import Rollout
 
-CFG = PPO(
-    gamma=0.99,
-    gae_lambda=0.95,
-    lr=5e-4,
-    adam_eps=1e-5,
-    entropy_coef=0.01,
-    value_coef=0.5,
-    huber_delta=10.0,
-    max_grad_norm=10.0,
-    hidden_size=16,
-    minibatches=1,
-)
-AUTHORS = Switches(
-    absorbing_padding=True,
-    terminal_row=True,
-    t0_last_action_leak=True,
-    drop_last_episode=True,
-    freeze_value_head=True,
-    value_norm="none",
-    value_clip="raw",
-    huber_one_sided=True,
-    imitation_reward="logit",
-)
+CFG = golden_update.CFG.model_copy(update={"hidden_size": 16})
+AUTHORS = golden_update.AUTHORS.model_copy(update={"freeze_value_head": True})
 PAPER = Switches(
     absorbing_padding=False,
     terminal_row=False,

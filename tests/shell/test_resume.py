@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dm2core.checkpoint import NAMES
+from dm2core import train
+from dm2core.checkpoint import NAMES, save_checkpoint
 from dm2core.config import CellConfig, Config, cell_config, dump_config
 from dm2core.errors import EXIT_AGAIN, DataError, Dm2Error, TryAgain
 from dm2core.lock import cell_lock
@@ -95,12 +97,23 @@ def test_a_signal_saves_and_exits_75(
 
 
 def stopped(cell: CellConfig, folder: Path) -> None:
-    """Leave a cell unfinished, with at least two checkpoint generations."""
-    pid = start(cell, folder / "out", folder / "state", None)
-    while not (folder / "state" / NAMES[1]).exists():
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    wait(pid)
+    """Leave a cell unfinished, right after its second checkpoint."""
+    pid = os.fork()
+    if pid == 0:
+        saved = 0
+
+        def save_and_die(*args: Any) -> None:
+            nonlocal saved
+            save_checkpoint(*args)
+            saved += 1
+            if saved == 2:
+                os._exit(9)
+
+        train.save_checkpoint = save_and_die  # type: ignore[assignment]
+        train_cell(cell, folder / "out", folder / "state", None)
+        os._exit(0)
+    assert wait(pid) == 9
+    assert all((folder / "state" / name).exists() for name in NAMES)
 
 
 def test_damage_falls_back_one_generation_and_never_loads(
