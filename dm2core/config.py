@@ -184,7 +184,9 @@ class CellConfig(Strict):
     switches: Switches
     ppo: PPO
     map_params: MapParams
-    discriminator: Discriminator
+    discriminator: (
+        Discriminator | None
+    )  # None where the method has none, so that its settings rerun no such cell
     results_version: int
 
     def digest(self) -> str:
@@ -211,6 +213,7 @@ def cell_config(
         raise ConfigError("demos: method dm2 learns from demonstrations; give a demonstration file")
     if method == "ippo" and demos != "none":
         raise ConfigError(f"demos: method ippo takes no demonstrations, got {demos!r}")
+    imitates = method == "dm2"
     fields = {
         "map_name": map_name,
         "env": config.env,
@@ -226,8 +229,9 @@ def cell_config(
         "dtype": config.dtype,
         "switches": config.resolved_switches().model_dump(),
         "ppo": config.ppo.model_dump(),
-        "map_params": config.map_params(map_name).model_dump(),
-        "discriminator": config.discriminator.model_dump(),
+        "map_params": config.map_params(map_name).model_dump()
+        | ({} if imitates else {"imitation_coef": 0.0}),
+        "discriminator": config.discriminator.model_dump() if imitates else None,
         "results_version": RESULTS_VERSION,
     }
     return _validated(CellConfig, fields, "cell")

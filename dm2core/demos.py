@@ -186,8 +186,8 @@ def load_demos(path: Path, cell: CellConfig | None = None, spec: EnvSpec | None 
         if wanted != found:
             raise DataError(f"{file}: (map, agents, obs size) is {found}, the cell needs {wanted}")
     have = min(len(agent.lengths) for agent in agents)
-    if cell is not None and have < cell.discriminator.episodes_per_step:
-        need = cell.discriminator.episodes_per_step
+    need = cell.discriminator.episodes_per_step if cell is not None and cell.discriminator is not None else 0
+    if have < need:
         raise DataError(f"{file}: {have} episodes per agent, but discriminator.episodes_per_step is {need}")
     return Demos(card["map"], card["demos_id"], card["sha256"], agents)
 

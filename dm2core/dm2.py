@@ -86,7 +86,7 @@ def init_state(cell: CellConfig, spec: EnvSpec) -> TrainState:
     actor = Actor(spec.n_agents, size_in, spec.n_actions, size).init(torch_stream(cell.seed, "actor"))
     critic = Critic(spec.n_agents, size_in, size).init(torch_stream(cell.seed, "critic"))
     learners = make_learners(actor.to(dtype), critic.to(dtype), cell.ppo, cell.switches)
-    if cell.method == "ippo":
+    if cell.discriminator is None:
         return TrainState(learners, None, None)
     disc = DiscriminatorNet(spec.n_agents, spec.obs_size, cell.discriminator.hidden_size)
     disc = disc.init(torch_stream(cell.seed, "discriminator")).to(dtype)
@@ -141,7 +141,7 @@ def _imitate(
     """Imitation reward [L, B, N] of the updated discriminators; zeros for a method without them."""
     limit, battles = rollout.rewards.shape
     dtype = rollout.values.dtype
-    if state.disc is None or state.disc_opt is None or expert is None:
+    if state.disc is None or state.disc_opt is None or cell.discriminator is None or expert is None:
         return torch.zeros(limit, battles, rollout.obs.shape[2], dtype=dtype), {}
     metrics = update_discriminators(  # l. 8-9, from the agents' own states and their own demonstrations
         state.disc,

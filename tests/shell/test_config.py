@@ -139,6 +139,9 @@ def test_digest_changes_with_what_decides_numbers_and_with_nothing_else() -> Non
     assert digest(ppo={"lr": 2e-3}) != base
     assert digest(switches={"terminal_row": False}) != base
     assert digest(maps={"3s_vs_3z": {"clip_eps": 0.3}}) == base
+    assert (
+        digest(maps={"3m": {"imitation_coef": 0.7}}, discriminator={"steps": 3}) == base
+    )  # IPPO has neither
 
 
 def test_methods_and_demonstrations_must_agree() -> None:

@@ -242,7 +242,7 @@ def test_overrides_that_make_no_sense_are_one_line(
 
 
 def test_demonstrations_that_do_not_fit_are_refused_with_both_values(
-    demo_sets: dict[str, Path], cells: Cells
+    demo_sets: dict[str, Path], cells: Cells, config: Config
 ) -> None:
     folder = demo_sets["ippo-q50_joint-concurrent"]
     have, need = make_env("3m", 1).spec, make_env("3s_vs_3z", 1).spec
@@ -252,7 +252,7 @@ def test_demonstrations_that_do_not_fit_are_refused_with_both_values(
         assert str((spec.map_name, spec.n_agents, spec.obs_size)) in str(error.value)
     cell = cells["dm2"][0]
     greedy = cell.model_copy(
-        update={"discriminator": cell.discriminator.model_copy(update={"episodes_per_step": 99})}
+        update={"discriminator": config.discriminator.model_copy(update={"episodes_per_step": 99})}
     )
     with pytest.raises(DataError, match=r"12 episodes per agent, but discriminator\.episodes_per_step is 99"):
         load_demos(folder, greedy)

@@ -93,14 +93,14 @@ def test_discriminators_read_whole_episodes(demo_sets: Sets, terminal_row: bool)
 
 
 def test_damage_and_wrong_maps_are_refused(
-    demo_sets: Sets, cells: dict[str, tuple[CellConfig, Path]], tmp_path: Path
+    demo_sets: Sets, cells: dict[str, tuple[CellConfig, Path]], config: Config, tmp_path: Path
 ) -> None:
     copy = tmp_path / "set"
     shutil.copytree(demo_sets["ippo-q50_joint-concurrent"], copy)
     with pytest.raises(DataError, match="map, agents, obs size"):
         load_demos(copy, None, make_env("3s_vs_3z", 1).spec)
     greedy_cell = cells["dm2"][0].model_copy(
-        update={"discriminator": cells["dm2"][0].discriminator.model_copy(update={"episodes_per_step": 99})}
+        update={"discriminator": config.discriminator.model_copy(update={"episodes_per_step": 99})}
     )
     with pytest.raises(DataError, match="12 episodes per agent, but"):
         load_demos(copy, greedy_cell)

@@ -61,9 +61,14 @@ def test_documented_command_reruns_exactly_one_maps_cells(smoke: Path) -> None:
 
 
 def test_a_training_setting_reruns_every_cell(smoke: Path) -> None:
+    outcome = again(smoke, "cells", *SMOKE, *SEED, "ppo={lr: 0.002}")
+    assert outcome.plan == {"train_expert": 3, "sample_demos": 4, "train_cell": 5}
+
+
+def test_a_discriminators_setting_spares_cells_without_one(smoke: Path) -> None:
     outcome = again(smoke, "cells", *SMOKE, *SEED, "discriminator={steps: 5, episodes_per_step: 8}")
-    # a cell's digest covers its whole configuration, IPPO's and the experts' too: nothing below is spared
-    assert outcome.plan["train_cell"] == 5
+    assert outcome.plan == {"train_cell": 4}
+    assert all("/dm2/" in cell for cell in outcome.cells)
 
 
 def test_card_settings_leave_experts_and_ippo_alone(smoke: Path) -> None:
