@@ -310,7 +310,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def parse_yaml(text: str) -> Any:
     """Safe YAML with unique keys."""
-    return yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+    loader = _UniqueKeyLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
