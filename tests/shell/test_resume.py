@@ -56,7 +56,7 @@ def undisturbed(
     return found
 
 
-@pytest.mark.parametrize(("method", "kills"), [("ippo", 3), ("dm2", 10)])
+@pytest.mark.parametrize(("method", "kills"), [("ippo", 2), ("dm2", 10)])
 def test_kill_9_at_random_moments_leaves_the_same_bits(
     method: str,
     kills: int,
@@ -77,6 +77,7 @@ def test_kill_9_at_random_moments_leaves_the_same_bits(
         assert outputs(out) == expected
         assert not state.exists()
         killed += not finished
+        seconds *= 0.7 if finished else 1.0  # the machine has become faster since
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
