@@ -17,7 +17,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test check lint bench figures clean
+.PHONY: setup demo test check lint bench bench-peers figures clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -27,6 +27,7 @@ help:
 	echo "make test     tests and checks"
 	echo "make check    format, lint, types, import order, workflow lint"
 	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"
+	echo "make bench-peers  JaxMARL's SMAX in .venv-bench, so that make bench compares with it"
 	echo "make figures  redraw the figures from finished cells, without training"
 	echo "make clean    remove caches; results/ and figures/ stay"
 
@@ -73,6 +74,13 @@ test: check
 bench: setup
 	mkdir -p results/benchmarks
 	$(BIN)/python -m benchmarks
+
+bench-peers: .venv-bench/.ready
+
+.venv-bench/.ready: benchmarks/requirements-peers.txt
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install -q -r benchmarks/requirements-peers.txt
+	touch $@
 
 clean:
 	rm -rf .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .snakemake/log

@@ -11,6 +11,8 @@ include: "workflow/rules/demos.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/replay.smk"
+include: "workflow/rules/simulator.smk"
 
 
 localrules:

@@ -1,40 +1,82 @@
-"""`make bench`: speeds on this machine, one core, as a table and as results/benchmarks/summary.json."""
+"""`make bench`: speeds on this machine, one core, as a table and as results/benchmarks/summary.json.
+
+A part is a function from the arguments to rows (key, value, meaning); to add one, write it and list it in PARTS.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.learning import env_steps_per_s
-from benchmarks.sim import sim_env_steps_per_s
-from dm2core.config import load_config
-
 MAP = "5m_vs_6m"
+SIZES = (64, 256, 1024)
+Rows = list[tuple[str, float, str]]
+
+
+def sim(args: argparse.Namespace) -> Rows:
+    """The simulator alone, and beside SMAX and smaclite where they are installed."""
+    from benchmarks import peers
+    from benchmarks.sim import per_cpu_second, sim_env_steps_per_s
+
+    rows: Rows = [
+        ("sim_env_steps_per_s", sim_env_steps_per_s(MAP), "simulator, random legal actions, 64 battles")
+    ]
+    if not peers.PYTHON.exists():
+        print(peers.HOW_TO)
+        return rows
+    found = peers.compare(MAP, SIZES, args.smaclite)
+    (args.out.parent / "peers.json").write_text(json.dumps(found, indent=2) + "\n")
+    for name, took in found.items():
+        what = f"{name.split('_')[0]}, random legal actions, " + (
+            "1 battle" if name == "smaclite" else f"{name.split('_')[1]} battles"
+        )
+        rows.append((f"{name}_env_steps_per_s", per_cpu_second(took["peer"]), what))
+        rows.append((f"sim_vs_{name}", peers.ratio(took), "times as many env steps per CPU second"))
+    return rows
+
+
+def learning(args: argparse.Namespace) -> Rows:
+    """Training end to end."""
+    from benchmarks.learning import env_steps_per_s
+    from dm2core.config import load_config
+
+    config = load_config("config/config.yaml", {"scale": "paper"})
+    return [
+        (
+            f"{method}_env_steps_per_s",
+            env_steps_per_s(config, MAP, method, args.iterations),
+            f"{method.upper()}, authors' hyper-parameters, end to end",
+        )
+        for method in ("dm2", "ippo")
+    ]
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {"sim": sim, "learning": learning}
 
 
 def main() -> None:
-    """Measure, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure, write what this run measured, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/summary.json"))
+    parser.add_argument(
+        "--only", default=",".join(PARTS), help=f"parts, with commas between: {', '.join(PARTS)}"
+    )
     parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--smaclite", type=Path, help="a checkout of uoe-agents/smaclite, to be measured too")
     args = parser.parse_args()
-    config = load_config("config/config.yaml", {"scale": "paper"})
-    summary = {
-        "sim_env_steps_per_s": sim_env_steps_per_s(MAP, battles=64),
-        "dm2_env_steps_per_s": env_steps_per_s(config, MAP, "dm2", args.iterations),
-        "ippo_env_steps_per_s": env_steps_per_s(config, MAP, "ippo", args.iterations),
-    }
+    chosen = args.only.split(",")
+    if unknown := [part for part in chosen if part not in PARTS]:
+        parser.error(f"--only: there is no part {unknown[0]!r}; parts: {', '.join(PARTS)}")
+    if args.smaclite and not (args.smaclite / "smaclite").is_dir():
+        parser.error(f"--smaclite: {args.smaclite} is not a checkout of smaclite")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(summary, indent=2) + "\n")
-    meaning = {
-        "sim_env_steps_per_s": "simulator, random legal actions, 64 battles",
-        "dm2_env_steps_per_s": "DM2, authors' hyper-parameters, end to end",
-        "ippo_env_steps_per_s": "IPPO, authors' hyper-parameters, end to end",
-    }
+    rows = [row for part in chosen for row in PARTS[part](args)]
+    args.out.write_text(json.dumps({key: value for key, value, _ in rows}, indent=2) + "\n")
     print(f"{MAP}, one core")
-    for key, value in summary.items():
-        print(f"{key:<24}{value:>12,.0f}  {meaning[key]}")
+    for key, value, meaning in rows:
+        print(f"{key:<28}{value:>12,.{1 if value < 1000 else 0}f}  {meaning}")
 
 
 if __name__ == "__main__":

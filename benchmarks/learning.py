@@ -8,9 +8,9 @@ import time
 import torch
 
 from dm2core.config import Config, cell_config
-from dm2core.discriminator import policy_episodes
 from dm2core.dm2 import init_state, iterate
 from dm2core.env.vector import make_env
+from dm2core.pairs import policy_episodes
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 

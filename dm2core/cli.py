@@ -90,6 +90,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
+    replay = commands.add_parser("replay", help="draw a battle: an animated GIF and a strip of moments")
+    replay.add_argument(
+        "--who",
+        nargs="+",
+        required=True,
+        help="one or two of: attack_nearest, focus_fire, hide, kite, random, a cell's folder, a policy file",
+    )
+    replay.add_argument("--map", help="default: the map the policy was trained on")
+    replay.add_argument("--seed", type=int, default=0, help="which stream of evaluation battles")
+    replay.add_argument("--battle", type=int, default=0, help="which battle of the stream")
+    replay.add_argument(
+        "--sampled", action="store_true", help="sample actions instead of taking the likeliest"
+    )
+    replay.add_argument(
+        "--out", type=Path, required=True, help="X.gif (and X.png beside it), or X.npz to record"
+    )
+    replay.set_defaults(run=_replay)
+
     config = commands.add_parser("config", help="print the resolved configuration")
     _add_config(config)
     config.set_defaults(run=lambda args: print(dump_config(_config(args)), end=""))
@@ -180,30 +198,52 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise ConfigError(f"--episodes {args.episodes}: must be at least 1")
     import torch
 
-    from dm2core.checkpoint import load_metadata, load_tensors, sha256_in_manifest
     from dm2core.env.vector import make_env
     from dm2core.evaluate import evaluate
-    from dm2core.nets import load_actor
+    from dm2core.replay import load_policy, policy_map
+    from dm2core.rollout import compute_for
 
     torch.set_num_threads(1)
-    tensors = load_tensors(args.policy, sha256_in_manifest(args.policy))
-    map_name = args.map or load_metadata(args.policy).get("map")
+    map_name = args.map or policy_map(args.policy)
     if map_name not in known_maps():
         raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
-    spec = make_env(map_name, 1).spec
-    try:
-        actor = load_actor(tensors)
-    except (KeyError, ValueError, RuntimeError):
-        raise DataError(
-            f"{args.policy}: does not hold one policy; give a cell's policy.safetensors"
-        ) from None
-    found = (*tensors["body.fc1.weight"].shape[::2], actor.n_actions)
-    wanted = (spec.n_agents, spec.obs_size + spec.n_actions + spec.n_agents, spec.n_actions)
-    if found != wanted:
-        raise DataError(f"{args.policy}: (agents, inputs, actions) is {found}, {map_name} needs {wanted}")
-    result = evaluate(actor, map_name, args.episodes, args.seed, greedy=not args.sampled)
+    actor = load_policy(args.policy, make_env(map_name, 1).spec)
+    compute = compute_for(actor)
+    result = evaluate(actor, map_name, args.episodes, args.seed, greedy=not args.sampled, compute=compute)
     for key, value in result.items():
         print(f"{key:<16}{value:.4f}")
+
+
+def _replay(args: argparse.Namespace) -> None:
+    from dm2core.env.scenario import known_maps
+
+    if args.out.suffix not in (".gif", ".npz"):
+        raise ConfigError(f"--out {args.out}: must end in .gif or .npz")
+    if len(args.who) > (2 if args.out.suffix == ".gif" else 1):
+        raise ConfigError(f"--who: {len(args.who)} players; a GIF shows one or two, a recording holds one")
+    if args.battle < 0 or args.seed < 0:
+        raise ConfigError(f"--battle {args.battle} --seed {args.seed}: must not be negative")
+    if args.map not in (None, *known_maps()):
+        raise ConfigError(f"--map: unknown map {args.map!r}; known: {', '.join(known_maps())}")
+    import torch
+
+    from dm2core import replay
+
+    torch.set_num_threads(1)
+    map_name = args.map or next(filter(None, (replay.policy_map(Path(who)) for who in args.who)), None)
+    if map_name not in known_maps():
+        raise ConfigError("--map: give the map; a script can play any")
+    battles = [
+        replay.record(map_name, who, args.seed, args.battle, greedy=not args.sampled) for who in args.who
+    ]
+    if args.out.suffix == ".npz":
+        battles[0].save(args.out)
+    else:
+        replay.draw(battles, args.out)
+    for battle in battles:
+        print(
+            f"{battle.who}: {battle.outcome} after {len(battle.rewards)} steps, return {battle.rewards.sum():.2f}"
+        )
 
 
 def _status(args: argparse.Namespace) -> None:

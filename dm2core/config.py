@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from dm2core.env.scenario import known_maps, load_scenario
 
 Method = Literal["ippo", "dm2"]
 METHODS: tuple[Method, ...] = ("ippo", "dm2")
+Compute = Literal["fused", "torch"]  # compiled kernels, or torch
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -112,6 +114,13 @@ class Ablation(Strict):
     expert: Annotated[str, Field(pattern=r"^ippo-(q\d{1,3}|s\d+k)$")]
 
 
+class Calibration(Strict):
+    """IPPO runs that compare the simulator with the paper's IPPO curves; their budget is the scale's."""
+
+    maps: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+
 class Config(Strict):
     """The whole protocol."""
 
@@ -125,16 +134,22 @@ class Config(Strict):
     expert_seeds: Annotated[list[Seed], Field(min_length=1)]
     eval_seed: Seed
     dtype: Literal["float32", "float64"]
+    compute: Literal["auto", "fused", "torch"]
     budget: Budget
     ppo: PPO
     discriminator: Discriminator
     demos: DemoSettings
     maps: dict[str, MapParams]
     demo_ablation: Ablation
+    calibration: Calibration
 
     @model_validator(mode="after")
     def _cross_check(self) -> Config:
-        for key, names in (("maps", list(self.maps)), ("demo_ablation.maps", self.demo_ablation.maps)):
+        for key, names in (
+            ("maps", list(self.maps)),
+            ("demo_ablation.maps", self.demo_ablation.maps),
+            ("calibration.maps", self.calibration.maps),
+        ):
             for name in names:
                 if name not in known_maps():
                     raise ConfigError(f"{key}: {_unknown('map', name, known_maps())}")
@@ -146,12 +161,19 @@ class Config(Strict):
                     f"expert_seeds: {len(set(self.expert_seeds))} distinct seeds, but {name} needs {needed}: "
                     "independent demonstrations take one expert team per agent"
                 )
-        for key, seeds in (("seeds", self.seeds), ("expert_seeds", self.expert_seeds)):
+        for name in self.calibration.maps:
+            self.map_params(name)
+        for key, seeds in (
+            ("seeds", self.seeds),
+            ("expert_seeds", self.expert_seeds),
+            ("calibration.seeds", self.calibration.seeds),
+        ):
             if len(set(seeds)) < len(seeds):
                 raise ConfigError(f"{key}: {seeds} holds a seed twice; every seed must be different")
         if self.profile not in self.profiles:
             raise ConfigError(f"profile: {_unknown('profile', self.profile, list(self.profiles))}")
         self.resolved_switches()
+        self.resolved_compute()
         return self
 
     def map_params(self, map_name: str) -> MapParams:
@@ -159,6 +181,20 @@ class Config(Strict):
         if map_name not in self.maps:
             raise ConfigError(f"maps: {_unknown('map', map_name, list(self.maps))}")
         return self.maps[map_name]
+
+    def resolved_compute(self) -> Compute:
+        """The form of the hot loops: `auto` is the compiled one wherever it can be built."""
+        obstacles = []
+        if self.dtype != "float32":
+            obstacles.append(f"dtype float32, got {self.dtype}")
+        if any(size % 16 for size in (self.ppo.hidden_size, self.discriminator.hidden_size)):
+            sizes = f"{self.ppo.hidden_size} and {self.discriminator.hidden_size}"
+            obstacles.append(f"hidden_size that 16 divides, got {sizes}")
+        if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+            obstacles.append("numba's compiler, which NUMBA_DISABLE_JIT switches off")
+        if self.compute == "fused" and obstacles:
+            raise ConfigError(f"compute: fused needs {obstacles[0]}; set compute: torch")
+        return "torch" if self.compute == "torch" or obstacles else "fused"
 
     def resolved_switches(self) -> Switches:
         """The chosen profile with single flips applied."""
@@ -181,6 +217,7 @@ class CellConfig(Strict):
     eval_episodes: Count
     keep_checkpoints: bool  # experts keep the policy at every evaluation
     dtype: Literal["float32", "float64"]
+    compute: Compute
     switches: Switches
     ppo: PPO
     map_params: MapParams
@@ -227,6 +264,7 @@ def cell_config(
         "eval_episodes": config.budget.eval_episodes,
         "keep_checkpoints": expert,
         "dtype": config.dtype,
+        "compute": config.resolved_compute(),
         "switches": config.resolved_switches().model_dump(),
         "ppo": config.ppo.model_dump(),
         "map_params": config.map_params(map_name).model_dump()

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from dm2core.checkpoint import load_tensors, read_file, sha256_file, write_atomic
 from dm2core.config import CellConfig, Config, DemoSet, parse_demos_id
-from dm2core.discriminator import Episodes
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
 from dm2core.nets import load_actor, mix_agents
+from dm2core.pairs import Episodes
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 from dm2core.types import EnvSpec
@@ -149,17 +149,17 @@ def _sample(
     n_agents: int,
 ) -> list[AgentDemos]:
     """Each agent's episodes, as the table above says; one block of battles is in memory at a time."""
-    count, seed = config.demos.episodes, config.eval_seed
+    count, seed, compute = config.demos.episodes, config.eval_seed, config.resolved_compute()
     if demos.concurrent:
         tensors, role = teams[0].tensors, f"demos/team{teams[0].seed}"
         if strangers is not None:
             tensors, role = strangers, "demos/strangers" + "-".join(str(team.seed) for team in teams)
-        played = _play(tensors, map_name, seed, role, 0, count)
+        played = _play(tensors, map_name, seed, role, 0, count, compute)
         return [_agent(played, i, 0) for i in range(n_agents)]
     agents = []
     for i in range(n_agents):
         team = teams[0] if demos.joint else teams[i]
-        own = _play(team.tensors, map_name, seed, f"demos/team{team.seed}", i * count, count)
+        own = _play(team.tensors, map_name, seed, f"demos/team{team.seed}", i * count, count, compute)
         agents.append(_agent(own, i, i * count))
     return agents
 
@@ -241,13 +241,16 @@ class _Played:
     episode_return: NDArray[np.float32]
 
 
-def _play(tensors: dict[str, Tensor], map_name: str, seed: int, role: str, first: int, count: int) -> _Played:
+def _play(
+    tensors: dict[str, Tensor], map_name: str, seed: int, role: str, first: int, count: int, compute: str
+) -> _Played:
     """Battles first..first+count-1 of one stream, actions sampled."""
     actor = load_actor(tensors)
     obs, actions, won, returns = [], [], [], []
     for at in range(first, first + count, BATTLES):
         size = min(BATTLES, first + count - at)
-        rollout = collect(make_env(map_name, size), actor, None, battle_keys(seed, role, at, size))
+        keys = battle_keys(seed, role, at, size)
+        rollout = collect(make_env(map_name, size), actor, None, keys, compute=compute)
         for b, steps in enumerate(rollout.lengths.tolist()):
             obs.append(rollout.obs[: steps + 1, b].numpy().copy())
             actions.append(rollout.actions[: steps + 1, b].numpy().copy())
@@ -281,7 +284,13 @@ def _rates(tensors: dict[str, Tensor], map_name: str, config: Config) -> dict[st
 
     def rate(*, greedy: bool) -> dict[str, float]:
         return evaluate(
-            actor, map_name, config.demos.card_episodes, config.eval_seed, greedy=greedy, role="card"
+            actor,
+            map_name,
+            config.demos.card_episodes,
+            config.eval_seed,
+            greedy=greedy,
+            role="card",
+            compute=config.resolved_compute(),
         )
 
     sampled = rate(greedy=False)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dm2core.config import CellConfig
-from dm2core.discriminator import Episodes, policy_episodes, policy_logits, update_discriminators
+from dm2core.discriminator import policy_logits, update_discriminators
 from dm2core.nets import Actor, Critic, DiscriminatorNet
+from dm2core.pairs import Episodes, policy_episodes
 from dm2core.ppo import Batch, Learners, make_batch, make_learners, update_policies
 from dm2core.returns import explained_variance
 from dm2core.reward import imitation_reward, mix
@@ -85,7 +86,7 @@ def init_state(cell: CellConfig, spec: EnvSpec) -> TrainState:
     size, size_in = cell.ppo.hidden_size, spec.obs_size + spec.n_actions + spec.n_agents
     actor = Actor(spec.n_agents, size_in, spec.n_actions, size).init(torch_stream(cell.seed, "actor"))
     critic = Critic(spec.n_agents, size_in, size).init(torch_stream(cell.seed, "critic"))
-    learners = make_learners(actor.to(dtype), critic.to(dtype), cell.ppo, cell.switches)
+    learners = make_learners(actor.to(dtype), critic.to(dtype), cell.ppo, cell.switches, cell.compute)
     if cell.discriminator is None:
         return TrainState(learners, None, None)
     disc = DiscriminatorNet(spec.n_agents, spec.obs_size, cell.discriminator.hidden_size)
@@ -109,7 +110,9 @@ def iterate(
     draws = torch_stream(cell.seed, "update", state.iteration)
     battles = env.num_battles
     keys = battle_keys(cell.seed, "rollout", state.iteration * battles, battles)
-    rollout = collect(env, state.learners.actor, state.learners.critic, keys, poll=poll)  # l. 3-4
+    rollout = collect(
+        env, state.actor, state.learners.critic, keys, compute=cell.compute, poll=poll
+    )  # l. 3-4
     imitation, disc_metrics = _imitate(state, rollout, expert, cell, draws, poll)
     reward = mix(rollout.rewards, imitation, cell.map_params.imitation_coef)  # l. 11
     rows = training_rows(rollout, cell.switches)
@@ -152,6 +155,7 @@ def _imitate(
         cell.discriminator,
         cell.switches,
         generator=draws,
+        compute=cell.compute,
         poll=poll,
     )
     logits = policy_logits(state.disc, rollout, cell.switches)

@@ -18,6 +18,7 @@ def evaluate(
     *,
     greedy: bool,
     role: str = "evaluation",
+    compute: str = "torch",
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Play battles 0..episodes-1 of (`seed`, `role`).
@@ -25,7 +26,9 @@ def evaluate(
     Returns win_rate in [0, 1], mean episode_return and episode_length, timeout_rate in [0, 1].
     """
     env = make_env(map_name, episodes)
-    rollout = collect(env, actor, None, battle_keys(seed, role, 0, episodes), greedy=greedy, poll=poll)
+    rollout = collect(
+        env, actor, None, battle_keys(seed, role, 0, episodes), greedy=greedy, compute=compute, poll=poll
+    )
     return {
         "win_rate": float(rollout.won.double().mean()),
         "episode_return": float(rollout.episode_return.double().mean()),

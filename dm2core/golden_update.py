@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,11 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dm2core import discriminator as disc
+from dm2core import pairs as pairing
+from dm2core.batch import Batch
 from dm2core.config import PPO, Switches
 from dm2core.errors import EXIT_DATA
+from dm2core.gradients import value_loss
 from dm2core.nets import Actor, Critic, DiscriminatorNet
 from dm2core.policy import masked_log_softmax
-from dm2core.ppo import Batch, Learners, make_batch, make_learners, minibatch_step, value_loss
+from dm2core.ppo import BACKENDS, Learners, make_batch, make_learners, minibatch_step
 from dm2core.reward import imitation_reward, mix
 from dm2core.rollout import Rollout
 from dm2core.rows import Rows, training_rows
@@ -104,6 +108,7 @@ class Recording:
 
     arrays: Arrays
     dtype: torch.dtype
+    compute: Literal["torch", "fused"]
 
     def __getitem__(self, key: str) -> NDArray[np.generic]:
         return self.arrays[key]
@@ -155,10 +160,10 @@ def our_name(theirs: str) -> str | None:
     return f"{NAMES[layer]}.{leaf}" if layer in NAMES and leaf in ("weight", "bias") else None
 
 
-def check_file(path: Path, dtype: torch.dtype) -> Report:
-    """Replay everything recorded in one file in one precision."""
+def check_file(path: Path, dtype: torch.dtype, compute: Literal["torch", "fused"] = "torch") -> Report:
+    """Replay everything recorded in one file in one precision and one form of the hot loops."""
     with np.load(path, allow_pickle=False) as data:
-        rec = Recording({key: data[key] for key in data.files}, dtype)
+        rec = Recording({key: data[key] for key in data.files}, dtype, compute)
     report = Report(1e-9 if dtype == torch.float64 else 2e-5)
     _check_value_loss_table(rec, report)
     _check_rollout(rec, report)
@@ -208,6 +213,8 @@ def _check_rollout(rec: Recording, report: Report) -> None:
         values, h_critic = critic(rows.x, rows.h_critic)
     log_pi = masked_log_softmax(logits, rows.avail_actions)
     log_probs = log_pi.gather(-1, rows.actions.unsqueeze(-1)).squeeze(-1)
+    if rec.compute == "fused":
+        log_probs, values = BACKENDS["fused"].score(actor, critic, rows)
     slots = torch.arange(len(rollout.obs)).unsqueeze(-1)
     filled = slots <= rollout.lengths
     for name, ours, key in (
@@ -239,12 +246,12 @@ def _check_discriminators(rec: Recording, report: Report) -> Tensor:
     rec.load(net, "disc")
     optimizer = torch.optim.Adam(net.parameters(), lr=DISC_LR, fused=True)
     expert = _expert_episodes(rec)
-    policy = disc.policy_episodes(rollout, rec.dtype, terminal_row=True)
+    policy = pairing.policy_episodes(rollout, rec.dtype, terminal_row=True)
     steps = sum(f"agent0/disc/step{k}/alpha" in rec.arrays for k in range(1, 100))
     for k in range(1, steps + 1):
         pairs = _recorded_pairs(rec, expert, policy, k, slots)
         sigmoid = _check_logits(rec, report, net, expert, policy, k, slots)
-        metrics = disc.step(net, optimizer, pairs, GP_COEF)
+        metrics = disc.step(net, optimizer, pairs, GP_COEF, rec.compute)
         columns = torch.stack(
             [
                 metrics["loss"],
@@ -282,13 +289,13 @@ def _f32_disc_scalars(rec: Recording, agent: int) -> NDArray[np.generic]:
     return rec[key] if key in rec.arrays else rec[f"agent{agent}/disc/scalars"]
 
 
-def _expert_episodes(rec: Recording) -> disc.Episodes:
+def _expert_episodes(rec: Recording) -> pairing.Episodes:
     obs = torch.as_tensor(rec["expert/obs"])  # (K, L+1, N, O)
     episodes, slots, n_agents, size = obs.shape
     flat = obs.permute(2, 0, 1, 3).reshape(-1, size).to(rec.dtype)
     start = np.arange(n_agents * episodes).reshape(n_agents, episodes) * slots
     length = np.broadcast_to(rec["expert/lengths"].astype(np.int64) + 1, (n_agents, episodes))
-    return disc.Episodes(torch.cat([flat, flat.new_zeros(1, size)]), start, length)
+    return pairing.Episodes(torch.cat([flat, flat.new_zeros(1, size)]), start, length)
 
 
 def _recorded_draw(rec: Recording, agent: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Tensor]:
@@ -298,18 +305,18 @@ def _recorded_draw(rec: Recording, agent: int, k: int) -> tuple[NDArray[np.int64
 
 
 def _recorded_pairs(
-    rec: Recording, expert: disc.Episodes, policy: disc.Episodes, k: int, slots: int
-) -> disc.Pairs:
+    rec: Recording, expert: pairing.Episodes, policy: pairing.Episodes, k: int, slots: int
+) -> pairing.Pairs:
     index, alphas, total = [], [], 0
     for i in range(rec.n_agents):
         e, p, alpha = _recorded_draw(rec, i, k)
-        pair, t = disc.pair_slots(expert, policy, i, e, p)
+        pair, t = pairing.pair_slots(expert, policy, i, e, p)
         index.append((expert.slots(i, e[pair], t), policy.slots(i, p[pair], t)))
         alphas.append(alpha[torch.from_numpy(pair), torch.from_numpy(t)])
         total = len(e) * slots
     width = max(map(len, alphas)) + 1
     stacked = torch.stack([torch.nn.functional.pad(a, (0, width - len(a))) for a in alphas])
-    return disc.make_pairs(expert, policy, index, stacked, total, AUTHORS)
+    return pairing.make_pairs(expert, policy, index, stacked, total, AUTHORS)
 
 
 @torch.no_grad()
@@ -317,8 +324,8 @@ def _check_logits(
     rec: Recording,
     report: Report,
     net: DiscriminatorNet,
-    expert: disc.Episodes,
-    policy: disc.Episodes,
+    expert: pairing.Episodes,
+    policy: pairing.Episodes,
     k: int,
     slots: int,
 ) -> tuple[Tensor, Tensor]:
@@ -339,7 +346,7 @@ def _check_logits(
 
 def _check_update(rec: Recording, report: Report, tag: str, rewards: Tensor, switches: Switches) -> None:
     """All epochs of one recorded update, every agent."""
-    learners = make_learners(*_nets(rec), CFG, switches)
+    learners = make_learners(*_nets(rec), CFG, switches, rec.compute)
     rollout = rec.rollout()
     rows = training_rows(rollout, switches)
     batch = make_batch(learners, rows, rewards, CFG, switches)
@@ -394,7 +401,7 @@ def _ratios(learners: Learners, rows: Rows, batch: Batch) -> Tensor:
     """Probability ratios [N, M] of the trained slots, 1 where there is no choice."""
     log_pi = masked_log_softmax(learners.actor(rows.x, rows.h_actor)[0], rows.avail_actions)
     log_probs = log_pi.gather(-1, rows.actions.unsqueeze(-1)).squeeze(-1)
-    log_probs[:, ~rows.choice] = 0.0
+    log_probs[~rows.choice] = 0.0
     return (log_probs[:, batch.row] - batch.old_log_probs).exp()[:, batch.trained]
 
 
@@ -512,18 +519,25 @@ def _compare_fingerprint(
         report.compare(name, ours[:, column], recorded[:, column])
 
 
+WAYS: tuple[tuple[torch.dtype, Literal["torch", "fused"]], ...] = (
+    (torch.float64, "torch"),
+    (torch.float32, "torch"),
+    (torch.float32, "fused"),
+)
+
+
 def main(paths: Sequence[str]) -> int:
-    """Check files in both precisions, print a block per file; 0 all within tolerance, 1 not, 65 unreadable."""
+    """Check files in all ways, print a block each; 0 all within tolerance, 1 not, 65 unreadable."""
     worst = 0
     for path in map(Path, paths):
-        for dtype in (torch.float64, torch.float32):
+        for dtype, compute in WAYS:
             try:
-                report = check_file(path, dtype)
+                report = check_file(path, dtype, compute)
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 print(f"{path}: not a recorded update ({str(error).splitlines()[0]})", file=sys.stderr)
                 return EXIT_DATA
             verdict = "FAILED" if report.failures else "ok"
-            print(f"{path} {str(dtype)[6:]} tolerance {report.tolerance:g}: {verdict}")
+            print(f"{path} {str(dtype)[6:]} {compute}, tolerance {report.tolerance:g}: {verdict}")
             for name, size in report.errors.items():
                 print(f"  {name:<18} {size:.1e}")
             for failure in report.failures[:10]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from dm2core.fused.draw import draw
 
 UNAVAILABLE = -1e10  # logit of an action that cannot be taken (on-policy distributions.py)
 
@@ -25,30 +26,7 @@ def choose_actions(log_pi: Tensor, keys: NDArray[np.uint64], t: int, *, greedy: 
     """Actions [N, b] from log pi [N, b, A]: the mode, or a draw that only (battle key, t, agent) decide."""
     if greedy:
         return log_pi.argmax(-1)
-    return torch.from_numpy(_draw(log_pi.exp().numpy(), keys, t))
-
-
-@numba.njit(cache=True)
-def _draw(pi, keys, t):  # type: ignore[no-untyped-def]
-    """Inverse-CDF draw per agent and battle, its uniform number hashed (splitmix64) from key, step and agent."""
-    n_agents, battles, n_actions = pi.shape
-    actions = np.zeros((n_agents, battles), dtype=np.int64)
-    for i in range(n_agents):
-        for b in range(battles):
-            z = keys[b] ^ np.uint64(0xD1B54A32D192ED03)
-            z += np.uint64(0x9E3779B97F4A7C15) * np.uint64(t * n_agents + i + 1)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
-            total = 0.0
-            for a in range(n_actions):
-                total += pi[i, b, a]
-            threshold = np.float64(z >> np.uint64(11)) / 9007199254740992.0 * total
-            cumulative = 0.0
-            for a in range(n_actions):
-                if pi[i, b, a] > 0.0:
-                    cumulative += pi[i, b, a]
-                    actions[i, b] = a
-                    if cumulative > threshold:
-                        break
+    actions = torch.empty(log_pi.shape[:2], dtype=torch.int64)
+    with np.errstate(over="ignore"):  # the hash wraps; only plain Python would warn
+        draw(log_pi.exp().numpy(), keys, t, actions.numpy())
     return actions

@@ -6,6 +6,7 @@ cost nothing more. Battle b's trajectory depends only on its key and on the poli
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as fn
 
+from dm2core.fused.act import FusedPlayers
 from dm2core.nets import Actor, Critic, net_input
 from dm2core.policy import choose_actions, masked_log_softmax
-from dm2core.types import BattleEnv
+from dm2core.types import BattleEnv, Grids
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,53 @@ class Rollout:
         return self.rewards.sum(0)
 
 
-@torch.no_grad()
+class TorchPlayers:
+    """N actors, and critics if given, playing B battles; any precision. Its compiled twin is fused/act.py."""
+
+    def __init__(self, actor: Actor, critic: Critic | None, env: BattleEnv) -> None:
+        self.actor, self.critic = actor, critic
+        dtype, shape = actor.head.weight.dtype, (env.spec.n_agents, env.num_battles, actor.hidden_size)
+        self._h_actor, self._h_critic = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+        self._last_action = torch.zeros(*shape[:2], env.spec.n_actions, dtype=dtype)
+
+    @torch.no_grad()
+    def act(
+        self,
+        t: int,
+        env: BattleEnv,
+        live: NDArray[np.int64],
+        keys: NDArray[np.uint64],
+        out: Grids,
+        *,
+        greedy: bool,
+    ) -> None:
+        """Fill row t of the grids for the listed battles: hidden states, actions, log-probabilities, values."""
+        rows = torch.from_numpy(live)
+        last_action, h_actor = self._last_action[:, rows], self._h_actor[:, rows]
+        x = net_input(torch.from_numpy(env.obs[live]).transpose(0, 1).to(h_actor.dtype), last_action)
+        logits, self._h_actor[:, rows] = self.actor(x, h_actor)
+        log_pi = masked_log_softmax(logits, torch.from_numpy(env.avail_actions[live]).transpose(0, 1))
+        actions = choose_actions(log_pi, keys[live], t, greedy=greedy)
+        out.actions[t, live] = actions.T
+        out.log_probs[t, live] = log_pi.gather(-1, actions.unsqueeze(-1)).squeeze(-1).T
+        out.h_actor[t, live] = h_actor.transpose(0, 1)
+        if self.critic is not None:
+            h_critic = self._h_critic[:, rows]
+            values, self._h_critic[:, rows] = self.critic(x, h_critic)
+            out.values[t, live] = values.T
+            out.h_critic[t, live] = h_critic.transpose(0, 1)
+        self._last_action[:, rows] = fn.one_hot(actions, last_action.shape[-1]).to(last_action.dtype)
+
+
+def compute_for(actor: Actor) -> str:
+    """The form that can play a given policy: compiled for float32 and a hidden size that 16 divides."""
+    fits = actor.head.weight.dtype == torch.float32 and actor.hidden_size % 16 == 0
+    return "fused" if fits and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0") else "torch"
+
+
+PLAYERS: dict[str, type[TorchPlayers] | type[FusedPlayers]] = {"torch": TorchPlayers, "fused": FusedPlayers}
+
+
 def collect(
     env: BattleEnv,
     actor: Actor,
@@ -59,6 +107,7 @@ def collect(
     keys: NDArray[np.uint64],
     *,
     greedy: bool = False,
+    compute: str = "torch",
     poll: Callable[[], None] = lambda: None,
 ) -> Rollout:
     """Play all battles of `env` to their ends, battle b from `keys[b]` ([B] uint64)."""
@@ -81,47 +130,26 @@ def collect(
         won=torch.zeros(battles, dtype=torch.bool),
         truncated=torch.zeros(battles, dtype=torch.bool),
     )
+    grid = {name: tensor.numpy() for name, tensor in vars(out).items()}
+    grids = Grids(*(grid[name] for name in Grids._fields))
+    players = PLAYERS[compute](actor, critic, env)
     env.reset(keys)
     live = np.arange(battles)  # battles that still act
     running = np.ones(battles, dtype=np.bool_)  # of those in `live`: not yet ended
-    last_action = torch.zeros(n_agents, battles, spec.n_actions, dtype=dtype)
-    h_actor = torch.zeros(n_agents, battles, actor.hidden_size, dtype=dtype)
-    h_critic = torch.zeros(n_agents, battles, critic_size, dtype=dtype)
     for t in range(limit + 1):
         poll()
-        rows = torch.from_numpy(live)
-        obs = torch.from_numpy(env.obs[live])
-        avail = torch.from_numpy(env.avail_actions[live])
-        x = net_input(obs.transpose(0, 1).to(dtype), last_action)
-        logits, h_actor_next = actor(x, h_actor)
-        log_pi = masked_log_softmax(logits, avail.transpose(0, 1))
-        actions = choose_actions(log_pi, keys[live], t, greedy=greedy)
-        out.obs[t, rows] = obs
-        out.avail_actions[t, rows] = avail
-        out.alive[t, rows] = torch.from_numpy(env.alive[live])
-        out.actions[t, rows] = actions.T
-        out.log_probs[t, rows] = log_pi.gather(-1, actions.unsqueeze(-1)).squeeze(-1).T
-        out.h_actor[t, rows] = h_actor.transpose(0, 1)
-        h_actor = h_actor_next
-        if critic is not None:
-            values, h_critic_next = critic(x, h_critic)
-            out.values[t, rows] = values.T
-            out.h_critic[t, rows] = h_critic.transpose(0, 1)
-            h_critic = h_critic_next
-        if not running.all():  # those that ended have now had their final row
-            keep = np.flatnonzero(running)
-            index = torch.from_numpy(keep)
-            live, actions = live[keep], actions[:, index]
-            h_actor, h_critic = h_actor[:, index], h_critic[:, index]
-            if live.size == 0:
-                break
-        step = env.step(np.ascontiguousarray(actions.T.numpy()), live)
-        rows = torch.from_numpy(live)
-        out.rewards[t, rows] = torch.from_numpy(step.reward).float()
+        grid["obs"][t, live] = env.obs[live]
+        grid["avail_actions"][t, live] = env.avail_actions[live]
+        grid["alive"][t, live] = env.alive[live]
+        players.act(t, env, live, keys, grids, greedy=greedy)
+        live = live[running]  # those that ended have now had their final row
+        if live.size == 0:
+            break
+        step = env.step(grids.actions[t, live], live)
+        grid["rewards"][t, live] = step.reward
         running = ~(step.terminated | step.truncated)
-        ended = torch.from_numpy(live[~running])
-        out.lengths[ended] = t + 1
-        out.won[ended] = torch.from_numpy(step.won[~running])
-        out.truncated[ended] = torch.from_numpy(step.truncated[~running])
-        last_action = fn.one_hot(actions, spec.n_actions).to(dtype)
+        ended = live[~running]
+        grid["lengths"][ended] = t + 1
+        grid["won"][ended] = step.won[~running]
+        grid["truncated"][ended] = step.truncated[~running]
     return out

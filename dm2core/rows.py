@@ -8,6 +8,7 @@ stands there. Exact up to rounding. Ledger ids: D05 absorbing padding, D30 termi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,7 +28,10 @@ class Rows:
     h_critic: Tensor  # [N, R+1, H]
     avail_actions: Tensor  # [N, R+1, A] bool; none on rows that are padding
     actions: Tensor  # [N, R+1] int64
-    choice: Tensor  # [R+1] bool: some agent has more than one action, else the actor's gradient is zero
+    choice: Tensor  # [N, R+1] bool: the agent has more than one action, else the actor's gradient is zero
+    dead_input: (
+        Tensor  # [N, R+1] bool: the agent is dead and its last action was no-op: these rows of x are equal
+    )
     index: Tensor  # [L+1, B] int64 into 0..R
     length: Tensor  # [B] rows of each episode that returns run over, at most L
     bootstrap: Tensor  # [B] bool: V after the last row counts
@@ -38,6 +42,12 @@ class Rows:
     def padding(self) -> int:
         """Number of the padding row."""
         return self.x.shape[1] - 1
+
+    @cached_property
+    def x_normalized(self) -> Tensor:
+        """[N, R+1, F'] x after the layer norm of the input without its affine map, zeros up to a multiple of 16."""
+        size = self.x.shape[-1]
+        return fn.pad(fn.layer_norm(self.x, (size,)), (0, -size % 16))
 
 
 def training_rows(rollout: Rollout, switches: Switches) -> Rows:
@@ -64,16 +74,17 @@ def training_rows(rollout: Rollout, switches: Switches) -> Rows:
         picked = grid[kept].transpose(0, 1)
         return torch.cat([picked, torch.zeros_like(picked[:, :1])], dim=1).contiguous()
 
-    avail = gather(rollout.avail_actions)
+    avail, last_action = gather(rollout.avail_actions), gather(previous)
     absorbing = torch.full_like(length, limit)
     rows = absorbing if switches.absorbing_padding else (length + int(switches.terminal_row)).clamp(max=limit)
     return Rows(
-        x=net_input(gather(rollout.obs).to(dtype), gather(previous)),
+        x=net_input(gather(rollout.obs).to(dtype), last_action),
         h_actor=gather(rollout.h_actor),
         h_critic=gather(rollout.h_critic),
         avail_actions=avail,
         actions=gather(rollout.actions),
-        choice=(avail.sum(-1) > 1).any(0),
+        choice=avail.sum(-1) > 1,
+        dead_input=avail[:, :, 0] & (last_action[:, :, 0] == 1),
         index=index,
         length=rows,
         bootstrap=torch.ones_like(rollout.truncated) if switches.absorbing_padding else rollout.truncated,

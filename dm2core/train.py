@@ -35,7 +35,6 @@ from dm2core.checkpoint import (
 )
 from dm2core.config import CellConfig
 from dm2core.demos import expert_episodes, load_demos
-from dm2core.discriminator import Episodes
 from dm2core.dm2 import TrainState, init_state, iterate
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError, NumericError
@@ -43,6 +42,7 @@ from dm2core.evaluate import evaluate
 from dm2core.interrupt import catch_signals
 from dm2core.lock import cell_lock
 from dm2core.metrics import MetricLog, write_parquet
+from dm2core.pairs import Episodes
 from dm2core.progress import CellProgress
 from dm2core.types import BattleEnv
 
@@ -148,7 +148,13 @@ def _evaluate(run: Run, progress: CellProgress) -> None:
 
     def play(*, greedy: bool) -> dict[str, float]:
         rates = evaluate(
-            state.actor, cell.map_name, cell.eval_episodes, cell.eval_seed, greedy=greedy, poll=run.poll
+            state.actor,
+            cell.map_name,
+            cell.eval_episodes,
+            cell.eval_seed,
+            greedy=greedy,
+            compute=cell.compute,
+            poll=run.poll,
         )
         return rates
 

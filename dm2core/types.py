@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,19 @@ class Step:
     reward: NDArray[np.float64]  # [b] SMAC's shaped team reward, scaled so that a won battle sums to about 20
     terminated: NDArray[np.bool_]  # [b] won, lost or drawn on this step
     truncated: NDArray[np.bool_]  # [b] the time limit ended the battle (never together with terminated)
-    won: NDArray[np.bool_]  # [b] all enemies dead, at least one ally alive
+    won: NDArray[np.bool_]  # [b] the last enemy died on this step, at least one ally is alive
     dead_allies: NDArray[np.int32]  # [b]
     dead_enemies: NDArray[np.int32]  # [b]
+
+
+class Grids(NamedTuple):
+    """What players write while they play; row t is step t of every battle (rollout.py: Rollout)."""
+
+    actions: NDArray[np.int64]  # [L+1, B, N]
+    log_probs: NDArray[np.floating]  # [L+1, B, N]
+    values: NDArray[np.floating]  # [L+1, B, N]
+    h_actor: NDArray[np.floating]  # [L+1, B, N, H]
+    h_critic: NDArray[np.floating]  # [L+1, B, N, H]
 
 
 class BattleEnv(Protocol):

@@ -56,6 +56,7 @@ _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(
 _ONE = np.uint64(1)
 _TURN_COS = (0.8660254037844386, 0.5, 0.0, -0.5)  # 30, 60, 90, 120 degrees
 _TURN_SIN = (0.5, 0.8660254037844386, 1.0, 0.8660254037844386)
+_AWAY = 1e6  # where the dead are put: farther than any range, so tests of distance need not ask who lives
 _ULP53 = 1.0 / 9007199254740992.0
 _NEAR = 3.0  # marchers that run into one who has arrived this close to the goal have arrived too
 
@@ -89,9 +90,8 @@ def _turn(f: F64, u: int, ux: float, uy: float, rules: F64) -> float:
         f[FACE_X, u] = ux
         f[FACE_Y, u] = uy
         return 1.0
-    c, s = rules[TURN_COS], rules[TURN_SIN]
-    if fx * uy - fy * ux < 0.0:
-        s = -s
+    c = rules[TURN_COS]
+    s = -rules[TURN_SIN] if fx * uy - fy * ux < 0.0 else rules[TURN_SIN]
     gx, gy = c * fx - s * fy, s * fx + c * fy
     f[FACE_X, u] = gx
     f[FACE_Y, u] = gy
@@ -110,6 +110,20 @@ def _alert(f: F64, m: I32, u: int, attacker: int) -> None:
 
 
 @njit(**_KERNEL)
+def _answer(f: F64, m: I32, u: int, v: int, n_allies: int, rules: F64) -> None:
+    """Enemy v, hit by u, turns on u if it has no target, and calls its friends."""
+    if m[TARGET, v] < 0 and f[HEALTH, v] > 0.0:
+        _alert(f, m, v, u)
+    if f[HELP, v] <= 0.0:
+        f[HELP, v] = rules[HELP_PERIOD]
+        for e in range(n_allies, f.shape[1]):
+            if m[TARGET, e] < 0 and f[HEALTH, e] > 0.0:
+                dx, dy = f[X, e] - f[X, v], f[Y, e] - f[Y, v]
+                if dx * dx + dy * dy <= rules[HELP_RADIUS] * rules[HELP_RADIUS]:
+                    _alert(f, m, e, u)
+
+
+@njit(**_KERNEL)
 def _hit(f: F64, m: I32, u: int, v: int, table: F64, pairs: F64, rules: F64) -> None:
     """One hit of u on v: shields without armor first, then life; enemies answer and call for help."""
     rest = pairs[DAMAGE, u, v] - f[SHIELD, v]
@@ -120,17 +134,11 @@ def _hit(f: F64, m: I32, u: int, v: int, table: F64, pairs: F64, rules: F64) -> 
         f[SHIELD, v] = 0.0
         f[HEALTH, v] = max(0.0, f[HEALTH, v] - max(rest - table[ARMOR, v], rules[DAMAGE_MIN]))
     n_allies = int(rules[N_ALLIES])
-    if v < n_allies or f[HEALTH, u] <= 0.0:
-        return
-    if m[TARGET, v] < 0 and f[HEALTH, v] > 0.0:
-        _alert(f, m, v, u)
-    if f[HELP, v] <= 0.0:
-        f[HELP, v] = rules[HELP_PERIOD]
-        for e in range(n_allies, f.shape[1]):
-            if m[TARGET, e] < 0 and f[HEALTH, e] > 0.0:
-                dx, dy = f[X, e] - f[X, v], f[Y, e] - f[Y, v]
-                if dx * dx + dy * dy <= rules[HELP_RADIUS] * rules[HELP_RADIUS]:
-                    _alert(f, m, e, u)
+    if v >= n_allies and f[HEALTH, u] > 0.0:
+        _answer(f, m, u, v, n_allies, rules)
+    if f[HEALTH, v] <= 0.0:
+        f[X, v] = _AWAY
+        f[Y, v] = _AWAY
 
 
 @njit(**_INLINE)
@@ -147,7 +155,7 @@ def _blocker(f: F64, u: int, x: float, y: float, skip: int, pairs: F64) -> int:
     for j in range(f.shape[1]):
         ex, ey = x - f[X, j], y - f[Y, j]
         contact = pairs[CONTACT, u, j]
-        if ex * ex + ey * ey < contact * contact and f[HEALTH, j] > 0.0 and j != u and j != skip:
+        if ex * ex + ey * ey < contact * contact and j != u and j != skip:
             px, py = f[X, u] - f[X, j], f[Y, u] - f[Y, j]
             if ex * ex + ey * ey < px * px + py * py:  # not while getting away from it
                 return j
@@ -162,8 +170,7 @@ def _near(f: F64, m: I32, u: int, pairs: F64) -> int:
     for j in range(f.shape[1]):
         ex, ey = x - f[X, j], y - f[Y, j]
         m[LIST, count] = j
-        if ex * ex + ey * ey < pairs[NEAR2, u, j] and f[HEALTH, j] > 0.0:
-            count += 1
+        count += int(ex * ex + ey * ey < pairs[NEAR2, u, j])
     return count
 
 
@@ -245,8 +252,8 @@ def _walk(f: F64, m: I32, u: int, gx: float, gy: float, table: F64, pairs: F64, 
 
 
 @njit(**_INLINE)
-def _engage(f: F64, m: I32, u: int, v: int, stream: U64, table: F64, pairs: F64, rules: F64) -> None:
-    """One loop of attacking v: walk into reach, face it, wind up, fire."""
+def _engage(f: F64, m: I32, u: int, v: int, stream: U64, table: F64, pairs: F64, rules: F64) -> bool:
+    """One loop of attacking v: face it, wind up, fire; or True if u must walk to get into reach."""
     dx, dy = f[X, v] - f[X, u], f[Y, v] - f[Y, u]
     d2 = dx * dx + dy * dy
     reach = pairs[REACH, u, v]
@@ -255,17 +262,15 @@ def _engage(f: F64, m: I32, u: int, v: int, stream: U64, table: F64, pairs: F64,
         reach += rules[SLOP]
     if d2 > reach * reach:
         f[AIM, u] = 0.0
-        if f[SWING, u] <= 0.0:
-            _walk(f, m, u, f[X, v], f[Y, v], table, pairs, rules)
-        return
+        return f[SWING, u] <= 0.0
     m[STUCK, u] = 0
     d = sqrt(d2)
     if d > 0.0 and _turn(f, u, dx / d, dy / d, rules) < rules[ARC_COS]:
         f[AIM, u] = 0.0
-        return
+        return False
     if f[COOLDOWN, u] > 0.0 or f[AIM, u] < windup:
         f[AIM, u] += 1.0
-        return
+        return False
     low, high = rules[DELAY_LOW], rules[DELAY_HIGH]
     f[COOLDOWN, u] += table[PERIOD, u] + (low + (high - low) * _uniform(stream))
     f[SWING, u] = table[BACKSWING, u]
@@ -274,11 +279,12 @@ def _engage(f: F64, m: I32, u: int, v: int, stream: U64, table: F64, pairs: F64,
         m[MISSILE_AT, u] = v
         f[MISSILE_X, u] = f[X, u]
         f[MISSILE_Y, u] = f[Y, u]
-        return
+        return False
     _hit(f, m, u, v, table, pairs, rules)
     if table[HIT_GAP, u] > 0.0:
         m[SECOND_AT, u] = v
         f[SECOND, u] = table[HIT_GAP, u]
+    return False
 
 
 @njit(**_INLINE)
@@ -288,13 +294,12 @@ def _look(f: F64, m: I32, u: int, pairs: F64, rules: F64) -> tuple[int, bool]:
     for a in range(int(rules[N_ALLIES])):
         dx, dy = f[X, a] - f[X, u], f[Y, a] - f[Y, u]
         d2 = dx * dx + dy * dy
-        if d2 > pairs[SCAN, u, a] * pairs[SCAN, u, a] or f[HEALTH, a] <= 0.0:
+        if d2 > pairs[SCAN, u, a] * pairs[SCAN, u, a]:
             continue
         near = d2 <= pairs[REACH, u, a] * pairs[REACH, u, a]
         score = d2 if near else d2 + 1e6
         threat = pairs[REACH, a, u]
-        if not (m[ORDER, a] == ATTACK and m[TARGET, a] == u and d2 <= threat * threat):
-            score += 1e4
+        score += 0.0 if (m[ORDER, a] == ATTACK) & (m[TARGET, a] == u) & (d2 <= threat * threat) else 1e4
         if score < best_score:
             best, best_score, ready = a, score, near
     return best, ready
@@ -304,28 +309,23 @@ def _look(f: F64, m: I32, u: int, pairs: F64, rules: F64) -> tuple[int, bool]:
 def _choose(f: F64, m: I32, u: int, pairs: F64, rules: F64) -> None:
     """Target of enemy u: keep one in reach, else take one in reach, else keep chasing, else the nearest seen."""
     v = m[TARGET, u]
-    if v >= 0:
-        if f[HEALTH, v] > 0.0:
-            dx, dy = f[X, v] - f[X, u], f[Y, v] - f[Y, u]
-            d2 = dx * dx + dy * dy
-            if d2 <= pairs[REACH, u, v] * pairs[REACH, u, v] or f[SWING, u] > 0.0:
-                return
-            best, ready = _look(f, m, u, pairs, rules)
-            if not ready:
-                if d2 <= pairs[SCAN, u, v] * pairs[SCAN, u, v]:
-                    if m[STUCK, u] < STUCK_LOOPS:
-                        return
-                    m[STUCK, u] = 0
-                elif best < 0 and m[PROVOKED, u] == 1:
-                    ax, ay = f[X, v] - f[ANCHOR_X, u], f[Y, v] - f[ANCHOR_Y, u]
-                    if ax * ax + ay * ay <= rules[LEASH] * rules[LEASH]:
-                        return
-        else:
-            best, ready = _look(f, m, u, pairs, rules)
-    else:
-        best, ready = _look(f, m, u, pairs, rules)
-        if best < 0:
+    chased = v >= 0 and f[HEALTH, v] > 0.0
+    d2 = 0.0
+    if chased:
+        dx, dy = f[X, v] - f[X, u], f[Y, v] - f[Y, u]
+        d2 = dx * dx + dy * dy
+        if d2 <= pairs[REACH, u, v] * pairs[REACH, u, v] or f[SWING, u] > 0.0:
             return
+    best, ready = _look(f, m, u, pairs, rules)
+    if chased and not ready:
+        if d2 <= pairs[SCAN, u, v] * pairs[SCAN, u, v]:
+            if m[STUCK, u] < STUCK_LOOPS:
+                return
+            m[STUCK, u] = 0
+        elif best < 0 and m[PROVOKED, u] == 1:
+            ax, ay = f[X, v] - f[ANCHOR_X, u], f[Y, v] - f[ANCHOR_Y, u]
+            if ax * ax + ay * ay <= rules[LEASH] * rules[LEASH]:
+                return
     if best != v:
         f[AIM, u] = 0.0
         f[SWING, u] = 0.0
@@ -361,8 +361,7 @@ def _loop(f: F64, m: I32, stream: U64, table: F64, pairs: F64, rules: F64) -> No
             _effects(f, m, u, table, pairs, rules)
         if f[HEALTH, u] <= 0.0:
             continue
-        if f[COOLDOWN, u] > 0.0:
-            f[COOLDOWN, u] -= 1.0
+        f[COOLDOWN, u] -= 1.0 if f[COOLDOWN, u] > 0.0 else 0.0
         f[SWING, u] -= 1.0
         if f[SHIELD, u] < table[SHIELD_MAX, u]:
             f[QUIET, u] += 1.0
@@ -375,23 +374,31 @@ def _loop(f: F64, m: I32, stream: U64, table: F64, pairs: F64, rules: F64) -> No
                 m[SECOND_AT, u] = -1
                 if f[HEALTH, v] > 0.0:
                     _hit(f, m, u, v, table, pairs, rules)
+        v = -1
         if u >= n_allies:
             f[HELP, u] -= 1.0
             _choose(f, m, u, pairs, rules)
-            if m[TARGET, u] >= 0:
-                _engage(f, m, u, m[TARGET, u], stream, table, pairs, rules)
-            elif m[ORDER, u] == MARCH:
-                if f[X, u] == rules[RALLY_X] and f[Y, u] == rules[RALLY_Y]:
-                    m[ORDER, u] = IDLE
-                else:
-                    _walk(f, m, u, rules[RALLY_X], rules[RALLY_Y], table, pairs, rules)
+            v = m[TARGET, u]
         elif m[ORDER, u] == ATTACK:
-            if f[HEALTH, m[TARGET, u]] > 0.0:
-                _engage(f, m, u, m[TARGET, u], stream, table, pairs, rules)
-            else:
+            v = m[TARGET, u]
+            if f[HEALTH, v] <= 0.0:
                 m[ORDER, u] = IDLE
-        elif m[ORDER, u] == MOVE:
-            _walk(f, m, u, f[GOAL_X, u], f[GOAL_Y, u], table, pairs, rules)
+                continue
+        order = m[ORDER, u]
+        if v >= 0:
+            if not _engage(f, m, u, v, stream, table, pairs, rules):
+                continue
+            gx, gy = f[X, v], f[Y, v]
+        elif order == MOVE:
+            gx, gy = f[GOAL_X, u], f[GOAL_Y, u]
+        elif order == MARCH:
+            gx, gy = rules[RALLY_X], rules[RALLY_Y]
+            if f[X, u] == gx and f[Y, u] == gy:
+                m[ORDER, u] = IDLE
+                continue
+        else:
+            continue
+        _walk(f, m, u, gx, gy, table, pairs, rules)
 
 
 @njit(**_INLINE)
@@ -434,20 +441,30 @@ def _publish(f: F64, row: NDArray[np.float32]) -> None:
 @njit(**_KERNEL)
 def begin(
     battles: I64,
+    keys: U64,
     floats: F64,
     ints: I32,
     streams: U64,
-    keys: U64,
+    steps: I32,
+    last_action: I64,
     raw: NDArray[np.float32],
     start: F64,
     table: F64,
-) -> None:
-    """Put the listed battles at their start: battle b = battles[n] plays from keys[n]."""
+) -> int:
+    """Put the listed battles at their start: battle b = battles[n] plays from keys[n].
+
+    Returns -1, or the first n for which there is no battle battles[n]; nothing has changed then.
+    """
+    for n in range(battles.size):
+        if battles[n] < 0 or battles[n] >= steps.size:
+            return n
     for n in range(battles.size):
         b = battles[n]
         f, m = floats[b], ints[b]
         streams[b, 0] = keys[n]
         streams[b, 1] = 0
+        steps[b] = 0
+        last_action[b] = -1
         f[:] = 0.0
         m[:] = -1
         for u in range(f.shape[1]):
@@ -461,36 +478,11 @@ def begin(
             m[STUCK, u] = 0
             m[SIDE, u] = 0
         _publish(f, raw[b])
+    return -1
 
 
-@njit(**_KERNEL)
-def advance(
-    battles: I64,
-    actions: I64,
-    floats: F64,
-    ints: I32,
-    streams: U64,
-    raw: NDArray[np.float32],
-    table: F64,
-    pairs: F64,
-    rules: F64,
-    loops: int,
-) -> None:
-    """Run the listed battles ([b]) for `loops` game loops under `actions` ([b, A]); `raw` [B, U, 5] is rewritten."""
-    n_allies = int(rules[N_ALLIES])
-    for n in range(battles.size):
-        b = battles[n]
-        f, m = floats[b], ints[b]
-        for u in range(n_allies):
-            if f[HEALTH, u] > 0.0:
-                _order(f, m, u, actions[n, u], rules)
-        for _ in range(loops):
-            _loop(f, m, streams[b], table, pairs, rules)
-        _publish(f, raw[b])
-
-
-@njit(**_KERNEL)
-def first_illegal(battles: I64, actions: I64, avail: NDArray[np.bool_]) -> int:
+@njit(**_INLINE)
+def _first_illegal(battles: I64, actions: I64, avail: NDArray[np.bool_]) -> int:
     """Flat index into actions ([b, A]) of the first one that is not available; -1 if all are, -2 - n if there is no
     battle battles[n]."""
     for n in range(actions.shape[0]):
@@ -501,3 +493,50 @@ def first_illegal(battles: I64, actions: I64, avail: NDArray[np.bool_]) -> int:
             if a < 0 or a >= avail.shape[2] or not avail[battles[n], i, a]:
                 return n * int(actions.shape[1]) + i
     return -1
+
+
+@njit(**_KERNEL)
+def advance(
+    battles: I64,
+    actions: I64,
+    avail: NDArray[np.bool_],
+    floats: F64,
+    ints: I32,
+    streams: U64,
+    steps: I32,
+    last_action: I64,
+    before: NDArray[np.float32],
+    raw: NDArray[np.float32],
+    table: F64,
+    pairs: F64,
+    rules: F64,
+    loops: int,
+) -> int:
+    """One env step, `loops` game loops, of the listed battles ([b]) under `actions` ([b, A]).
+
+    Rewrites their `raw` [B, U, 5] and keeps health and shield from there in `before`, counts `steps` [B], notes
+    `last_action` [B, A]. Returns -1, or what `_first_illegal` found; nothing has changed then.
+    """
+    bad = _first_illegal(battles, actions, avail)
+    if bad != -1:
+        return bad
+    n_allies = int(rules[N_ALLIES])
+    for n in range(battles.size):
+        b = battles[n]
+        f, m = floats[b], ints[b]
+        for u in range(f.shape[1]):
+            before[b, u, 2] = raw[b, u, 2]
+            before[b, u, 3] = raw[b, u, 3]
+        steps[b] += 1
+        for u in range(n_allies):
+            last_action[b, u] = actions[n, u]
+            if f[HEALTH, u] > 0.0:
+                _order(f, m, u, actions[n, u], rules)
+        for _ in range(loops):
+            _loop(f, m, streams[b], table, pairs, rules)
+        _publish(f, raw[b])
+    return -1
+
+
+if not hasattr(advance, "py_func"):  # not compiled: here the random stream's overflow would warn
+    advance = np.errstate(over="ignore")(advance)

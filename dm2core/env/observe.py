@@ -42,7 +42,12 @@ MOVE, SIZE_X, SIZE_Y, EXTENT_X, EXTENT_Y, LIMIT = range(6)
 
 @dataclass(frozen=True)
 class Options:
-    """SMAC's constructor arguments that change the encoding; the defaults are SMAC's own, and DM2's."""
+    """SMAC's constructor arguments that change what it returns; the defaults are SMAC's own, and DM2's.
+
+    As in SMAC, obs_all_health switches obs_own_health on, and reward_sparse leaves reward_scale in force.
+    continuing_episode only adds "episode_limit" to SMAC's info at the time limit; `types.Step` tells that end apart
+    from a battle's end with or without it.
+    """
 
     move_amount: float = 2.0
     obs_all_health: bool = True
@@ -62,6 +67,7 @@ class Options:
     reward_negative_scale: float = 0.5
     reward_scale: bool = True
     reward_scale_rate: float = 20.0
+    continuing_episode: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,8 @@ def make_encoding(
     move = 4 + 8 * opt.obs_pathing_grid + 9 * opt.obs_terrain_height
     enemy = 4 + opt.obs_all_health * (1 + shield_enemy) + type_bits
     ally = 4 + opt.obs_all_health * (1 + shield_ally) + type_bits + opt.obs_last_action * n_actions
-    own = opt.obs_own_health * (1 + shield_ally) + type_bits
+    own_health = opt.obs_own_health or opt.obs_all_health
+    own = own_health * (1 + shield_ally) + type_bits
     # SMAC counts the time step into the own features, where it stays 0, and appends it once more.
     obs = move + n_enemies * enemy + (n_agents - 1) * ally + own + 2 * opt.obs_timestep_number
     state = n_agents * (4 + shield_ally + type_bits) + n_enemies * (3 + shield_enemy + type_bits)
@@ -113,7 +120,7 @@ def make_encoding(
         shield_ally,
         shield_enemy,
         opt.obs_all_health,
-        opt.obs_own_health,
+        own_health,
     ]
     sizes += [opt.obs_last_action, opt.obs_pathing_grid, opt.obs_terrain_height, opt.obs_timestep_number]
     sizes += [opt.state_last_action, opt.state_timestep_number]
@@ -174,6 +181,37 @@ def _surroundings(
     return at
 
 
+@njit(**_INLINE)
+def _show(
+    row: F32,
+    at: int,
+    near: bool,
+    d: float,
+    dx: float,
+    dy: float,
+    unit: F32,
+    limits: F64,
+    sizes: I64,
+    shield: bool,
+) -> int:
+    """Write what is seen of one unit [5] into an agent's row from `at` on; where its last action goes."""
+    row[at] = 1.0 if near else 0.0
+    row[at + 1] = d
+    row[at + 2] = dx
+    row[at + 3] = dy
+    at += 4
+    if sizes[ALL_HEALTH] != 0:
+        row[at] = np.float64(unit[2]) / limits[HEALTH_MAX]
+        at += 1
+        if shield:
+            row[at] = np.float64(unit[3]) / limits[SHIELD_SCALE]
+            at += 1
+    if sizes[TYPE_BITS] > 0:
+        row[at + int(limits[TYPE])] = 1.0
+        at += int(sizes[TYPE_BITS])
+    return at
+
+
 @njit(**_KERNEL)
 def encode(
     battles: I64,
@@ -196,7 +234,18 @@ def encode(
     n_agents, n_enemies, type_bits = int(sizes[N_AGENTS]), int(sizes[N_ENEMIES]), int(sizes[TYPE_BITS])
     n_units = n_agents + n_enemies
     half = ground[MOVE] / 2.0
-    all_health, last = sizes[ALL_HEALTH] != 0, sizes[OBS_LAST_ACTION] != 0
+    last = sizes[OBS_LAST_ACTION] != 0
+    shield_ally, shield_enemy = sizes[SHIELD_ALLY] != 0, sizes[SHIELD_ENEMY] != 0
+    # An agent's row: moves and surroundings, the enemies, the other agents, itself.
+    enemies_at = 4 + 8 * int(sizes[OBS_PATHING]) + 9 * int(sizes[OBS_HEIGHT])
+    ally_width = enemy_width = 4 + type_bits
+    if sizes[ALL_HEALTH] != 0:
+        ally_width += 2 if shield_ally else 1
+        enemy_width += 2 if shield_enemy else 1
+    if last:
+        ally_width += 6 + n_enemies
+    allies_at = enemies_at + n_enemies * enemy_width
+    own_at = allies_at + (n_agents - 1) * ally_width
     for n in range(battles.size):
         b = battles[n]
         unit = raw[b]
@@ -205,6 +254,8 @@ def encode(
             row[:] = 0.0
             can[:] = False
             alive[b, i] = unit[i, 2] > 0.0
+            if sizes[OBS_TIME] != 0:
+                row[row.size - 1] = steps[b] / ground[LIMIT]
             if not alive[b, i]:
                 can[0] = True
                 continue
@@ -216,52 +267,54 @@ def encode(
             can[5] = _walkable(x - half, y, pathing, ground)
             for k in range(4):
                 row[k] = 1.0 if can[2 + k] else 0.0
-            at = _surroundings(row, 4, x, y, sizes, ground, pathing, height)
-            for pass_ in range(2):  # enemies, then the other agents
-                first, stop = (n_agents, n_units) if pass_ == 0 else (0, n_agents)
-                shield = sizes[SHIELD_ENEMY if pass_ == 0 else SHIELD_ALLY] != 0
-                width = 4 + type_bits
-                if all_health:
-                    width += 2 if shield else 1
-                if last and pass_ == 1:
-                    width += 6 + n_enemies
-                for j in range(first, stop):
-                    if j == i:
-                        continue
-                    if unit[j, 2] > 0.0:
-                        dx, dy = np.float64(unit[j, 0]) - x, np.float64(unit[j, 1]) - y
-                        d = sqrt(dx * dx + dy * dy)
-                        if pass_ == 0 and d <= SHOOT:
-                            can[6 + j - n_agents] = True
-                        if d < SIGHT:
-                            row[at] = 1.0 if pass_ == 1 or d <= SHOOT else 0.0
-                            row[at + 1] = d / SIGHT
-                            row[at + 2] = dx / SIGHT
-                            row[at + 3] = dy / SIGHT
-                            k = at + 4
-                            if all_health:
-                                row[k] = np.float64(unit[j, 2]) / table[j, HEALTH_MAX]
-                                k += 1
-                                if shield:
-                                    row[k] = np.float64(unit[j, 3]) / table[j, SHIELD_SCALE]
-                                    k += 1
-                            if type_bits > 0:
-                                row[k + int(table[j, TYPE])] = 1.0
-                                k += type_bits
-                            if last and pass_ == 1 and last_action[b, j] >= 0:
-                                row[k + last_action[b, j]] = 1.0
-                    at += width
+            if enemies_at > 4:
+                _surroundings(row, 4, x, y, sizes, ground, pathing, height)
+            at = own_at
             if sizes[OWN_HEALTH] != 0:
                 row[at] = np.float64(unit[i, 2]) / table[i, HEALTH_MAX]
                 at += 1
-                if sizes[SHIELD_ALLY] != 0:
+                if shield_ally:
                     row[at] = np.float64(unit[i, 3]) / table[i, SHIELD_SCALE]
                     at += 1
             if type_bits > 0:
                 row[at + int(table[i, TYPE])] = 1.0
-        if sizes[OBS_TIME] != 0:
-            for i in range(n_agents):
-                obs[b, i, obs.shape[2] - 1] = steps[b] / ground[LIMIT]
+            for j in range(n_agents, n_units):
+                if unit[j, 2] > 0.0:
+                    dx, dy = np.float64(unit[j, 0]) - x, np.float64(unit[j, 1]) - y
+                    d = sqrt(dx * dx + dy * dy)
+                    if d < SIGHT:
+                        near = d <= SHOOT
+                        can[6 + j - n_agents] = near
+                        at = enemies_at + (j - n_agents) * enemy_width
+                        _show(
+                            row,
+                            at,
+                            near,
+                            d / SIGHT,
+                            dx / SIGHT,
+                            dy / SIGHT,
+                            unit[j],
+                            table[j],
+                            sizes,
+                            shield_enemy,
+                        )
+            # Each pair of agents once: the distance is the same both ways, the offset changes its sign.
+            for j in range(i):
+                if unit[j, 2] > 0.0:
+                    dx, dy = np.float64(unit[j, 0]) - x, np.float64(unit[j, 1]) - y
+                    d = sqrt(dx * dx + dy * dy)
+                    if d < SIGHT:
+                        d, dx, dy = d / SIGHT, dx / SIGHT, dy / SIGHT
+                        at = allies_at + j * ally_width
+                        at = _show(row, at, True, d, dx, dy, unit[j], table[j], sizes, shield_ally)
+                        if last and last_action[b, j] >= 0:
+                            row[at + last_action[b, j]] = 1.0
+                        other, at = obs[b, j], allies_at + (i - 1) * ally_width
+                        at = _show(
+                            other, at, True, d, 0.0 - dx, 0.0 - dy, unit[i], table[i], sizes, shield_ally
+                        )
+                        if last and last_action[b, i] >= 0:
+                            other[at + last_action[b, i]] = 1.0
 
 
 @njit(**_KERNEL)
@@ -320,6 +373,7 @@ def judge(
 
     reward [b]; flags [3, b] = terminated, truncated, won; dead [2, b] = dead agents, dead enemies. With
     reward_only_positive SMAC takes the absolute value of the team's total, so shields that grow back are paid too.
+    A battle that is stepped on after its end stays terminated; it is won, and pays its win or defeat, only once.
     """
     n_agents = int(sizes[N_AGENTS])
     n_units = n_agents + int(sizes[N_ENEMIES])
@@ -327,6 +381,7 @@ def judge(
     for n in range(battles.size):
         b = battles[n]
         lost_ally, lost_enemy, deaths = 0.0, 0.0, 0.0
+        allies_before, enemies_before = 0, 0
         dead[0, n] = 0
         dead[1, n] = 0
         for u in range(n_units):
@@ -338,26 +393,29 @@ def judge(
                 continue
             had = np.float64(before[b, u, 2]) + np.float64(before[b, u, 3])
             if ally:
+                allies_before += 1
                 if gone:
                     deaths -= 0.0 if positive != 0.0 else death * negative
                     lost_ally += had * negative
                 else:
                     lost_ally += negative * (had - np.float64(raw[b, u, 2]) - np.float64(raw[b, u, 3]))
-            elif gone:
-                deaths += death
-                lost_enemy += had
             else:
-                lost_enemy += had - np.float64(raw[b, u, 2]) - np.float64(raw[b, u, 3])
+                enemies_before += 1
+                if gone:
+                    deaths += death
+                    lost_enemy += had
+                else:
+                    lost_enemy += had - np.float64(raw[b, u, 2]) - np.float64(raw[b, u, 3])
         total = 0.0
         if sparse == 0.0:
             total = abs(lost_enemy + deaths) if positive != 0.0 else lost_enemy + deaths - lost_ally
         no_ally, no_enemy = dead[0, n] == n_agents, dead[1, n] == n_units - n_agents
         flags[0, n] = no_ally or no_enemy
         flags[1, n] = not flags[0, n] and steps[b] >= ground[LIMIT]
-        flags[2, n] = no_enemy and not no_ally
+        flags[2, n] = no_enemy and not no_ally and enemies_before > 0
         if flags[2, n]:
             total = 1.0 if sparse != 0.0 else total + win
-        elif no_ally and not no_enemy:
+        elif no_ally and not no_enemy and allies_before > 0:
             total = -1.0 if sparse != 0.0 else total + defeat
         reward[n] = total / scale
 

@@ -21,6 +21,8 @@ STOP, NORTH, SOUTH, EAST, WEST, ATTACK = 1, 2, 3, 4, 5, 6
 
 # Of the kiting policy: a stalker's way in one step; fire when ready within this; cells to keep, and to come back from.
 STRIDE, READY_LOOPS, HOLD, REJOIN = 1.47, 6.0, 6.0, 7.3
+SAFE = 3.0  # the kiting policy runs when an enemy is nearer
+NEAREST, WEAKEST, HIDE, KITE, STRIP, RUN = range(6)  # kinds of script
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
@@ -38,15 +40,13 @@ def sample_legal(battles: I64, avail: NDArray[np.bool_], key: np.uint64, out: I6
             z = z ^ (z >> _S31)
             count = 0
             for a in range(avail.shape[2]):
-                if avail[battles[n], i, a]:
-                    count += 1
+                count += int(avail[battles[n], i, a])
             left = int(np.float64(z >> _S11) / 9007199254740992.0 * count)
-            for a in range(avail.shape[2]):
-                if avail[battles[n], i, a]:
-                    if left == 0:
-                        out[n, i] = a
-                        break
-                    left -= 1
+            action, passed = 0, 0
+            for a in range(avail.shape[2]):  # without branches, which nobody could predict
+                passed += int(avail[battles[n], i, a])
+                action += int(passed <= left)
+            out[n, i] = action
 
 
 @njit(cache=True)
@@ -91,7 +91,8 @@ def _escape(unit: NDArray[np.float32], i: int, n_agents: int, can: NDArray[np.bo
 def _script(
     battles: I64, raw: NDArray[np.float32], avail: NDArray[np.bool_], kind: int, safe: float, out: I64
 ) -> None:
-    """kind 0 attack the nearest, 1 the weakest in reach, 2 hide, 3 shoot and run from melee."""
+    """NEAREST: attack the nearest. WEAKEST: attack the weakest on offer. HIDE: walk away from the nearest.
+    KITE: shoot at the weakest and keep away. STRIP: the same, shooting at shields only. RUN: keep away from all."""
     n_agents = avail.shape[1]
     for n in range(battles.size):
         unit = raw[battles[n]]
@@ -110,35 +111,124 @@ def _script(
                 if d2 < near_d2:
                     near, near_d2, dx, dy = j, d2, ex, ey
                 hp = np.float64(unit[j, 2]) + np.float64(unit[j, 3]) + 1e-3 * d2
-                if can[6 + j - n_agents] and hp < weak_hp:
+                if kind == STRIP:
+                    hp = (
+                        -np.float64(unit[j, 3]) if unit[j, 3] > 0.0 else np.float64(1e18)
+                    )  # the fullest first
+                if can[ATTACK + j - n_agents] and hp < weak_hp:
                     weak, weak_hp = j, hp
-            pick = near if kind == 0 else weak
-            if kind == 2:
+            pick = near if kind == NEAREST else weak
+            if kind == HIDE:
                 out[n, i] = _toward(-dx, -dy, can)
-            elif kind == 3 and (weak < 0 or near_d2 <= safe * safe or unit[i, 4] >= READY_LOOPS):
+            elif kind == RUN:
+                out[n, i] = _escape(unit, i, n_agents, can)
+            elif kind >= KITE and (weak < 0 or near_d2 <= safe * safe or unit[i, 4] >= READY_LOOPS):
                 if near_d2 > HOLD * HOLD and (near_d2 > REJOIN * REJOIN or unit[i, 4] < READY_LOOPS):
                     out[n, i] = _toward(dx, dy, can)
                 else:
                     out[n, i] = _escape(unit, i, n_agents, can)
-            elif pick >= 0 and can[6 + pick - n_agents]:
-                out[n, i] = 6 + pick - n_agents
+            elif pick >= 0 and can[ATTACK + pick - n_agents]:
+                out[n, i] = ATTACK + pick - n_agents
             else:
                 out[n, i] = _toward(dx, dy, can)
 
 
-def _scripted(kind: int, safe: float = 0.0) -> Policy:
+def _act(env: BattleSim, battles: I64, kind: int) -> I64:
+    out = np.empty((battles.size, env.spec.n_agents), dtype=np.int64)
+    _script(battles, env.raw, env.avail_actions, kind, SAFE, out)
+    return out
+
+
+def attack_nearest(env: BattleSim, battles: I64) -> I64:
+    """Walk to the nearest enemy and attack it."""
+    return _act(env, battles, NEAREST)
+
+
+def focus_fire(env: BattleSim, battles: I64) -> I64:
+    """Attack the weakest enemy on offer; walk to the nearest if there is none."""
+    return _act(env, battles, WEAKEST)
+
+
+def hide(env: BattleSim, battles: I64) -> I64:
+    """Walk away from the nearest enemy."""
+    return _act(env, battles, HIDE)
+
+
+def kite(env: BattleSim, battles: I64) -> I64:
+    """Shoot at the weakest when ready and nobody is near, else keep away; for stalkers against zealots."""
+    return _act(env, battles, KITE)
+
+
+def stand(env: BattleSim, battles: I64) -> I64:
+    """Stop and never fire."""
+    return env.alive[battles].astype(np.int64)
+
+
+def smac_heuristic() -> Policy:
+    """SMAC's own `heuristic_ai`: each agent orders an attack on the enemy that is nearest when it chooses, and keeps it
+    until it is dead. The order goes out at any distance, so it is marked as available here. Remembers: one per run.
+    """
+    targets = np.empty((0, 0), dtype=np.int64)  # [B, A]
+
     def policy(env: BattleSim, battles: I64) -> I64:
-        out = np.empty((battles.size, env.spec.n_agents), dtype=np.int64)
-        _script(battles, env.raw, env.avail_actions, kind, safe, out)
+        nonlocal targets
+        count = env.spec.n_agents
+        if targets.shape != (env.num_battles, count):
+            targets = np.full((env.num_battles, count), -1, dtype=np.int64)
+        unit = env.raw[battles].astype(np.float64)
+        ally, enemy = unit[:, :count], unit[:, count:]
+        fallen = enemy[:, :, 2] <= 0
+        dx, dy = (enemy[:, None, :, k] - ally[:, :, None, k] for k in (0, 1))
+        nearest = np.where(fallen[:, None], np.inf, dx * dx + dy * dy).argmin(-1)
+        old = targets[battles]
+        lost = (old < 0) | np.take_along_axis(fallen, np.maximum(old, 0), axis=1)
+        targets[battles] = np.where(lost, nearest, old)
+        actions = np.where(env.alive[battles], ATTACK + targets[battles], 0)
+        env.avail_actions[battles[:, None], np.arange(count), actions] = True
+        return actions
+
+    return policy
+
+
+def shield_farm(share: float = 1.0) -> Policy:
+    """Break every shield and spare the life below, run until all have grown back, and again: paid both ways, because
+    SMAC takes the absolute value of the damage. After `share` of the time limit it kites to win. For stalkers against
+    zealots. Remembers: one per run.
+    """
+    resting = np.empty(0, dtype=np.bool_)  # [B]
+    steps = np.empty(0, dtype=np.int64)  # [B]
+    full = np.empty(0, dtype=np.float32)  # [E]
+
+    def policy(env: BattleSim, battles: I64) -> I64:
+        nonlocal resting, steps, full
+        enemy = env.raw[battles, env.spec.n_agents :]
+        living, shield = enemy[:, :, 2] > 0, enemy[:, :, 3]
+        if resting.shape != (env.num_battles,):
+            resting = np.zeros(env.num_battles, dtype=np.bool_)
+            steps = np.zeros(env.num_battles, dtype=np.int64)
+            full = shield.max(0)  # nobody has been hit yet
+        broken = (shield <= 0) | ~living
+        whole = (shield >= full) | ~living
+        resting[battles] = np.where(resting[battles], ~whole.all(-1), broken.all(-1))
+        steps[battles] += 1
+        out = _act(env, battles, KITE)
+        for chosen, kind in ((~resting[battles], STRIP), (resting[battles], RUN)):
+            rows = chosen & (steps[battles] <= share * env.spec.episode_limit)
+            out[rows] = _act(env, battles[rows], kind)
         return out
 
     return policy
 
 
-attack_nearest = _scripted(0)  # walk to the nearest enemy and attack it
-focus_fire = _scripted(1)  # attack the weakest enemy on offer, walk to the nearest if there is none
-hide = _scripted(2)  # walk away from the nearest enemy
-kite = _scripted(3, safe=3.0)  # shoot at the weakest when ready and nobody is within 3 cells, else run
+def with_noise(policy: Policy, share: float, rng: np.random.Generator) -> Policy:
+    """`policy`, but each agent takes a uniform legal action with probability `share`, as epsilon-greedy play does."""
+    uniform = random_legal(int(rng.integers(2**63)))
+
+    def mixed(env: BattleSim, battles: I64) -> I64:
+        noisy = rng.random((battles.size, env.spec.n_agents)) < share
+        return np.where(noisy, uniform(env, battles), policy(env, battles))
+
+    return mixed
 
 
 def random_legal(seed: int) -> Policy:
@@ -163,6 +253,7 @@ class Played:
     lengths: I64
     won: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    regrown: NDArray[np.float64]  # part of the return that was paid while the enemies' shields grew back
 
 
 def play(env: BattleSim, policy: Policy, keys: NDArray[np.uint64]) -> Played:
@@ -170,14 +261,29 @@ def play(env: BattleSim, policy: Policy, keys: NDArray[np.uint64]) -> Played:
     env.reset(keys)
     count = env.num_battles
     out = Played(
-        np.zeros(count), np.zeros(count, np.int64), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        returns=np.zeros(count),
+        lengths=np.zeros(count, np.int64),
+        won=np.zeros(count, np.bool_),
+        truncated=np.zeros(count, np.bool_),
+        regrown=np.zeros(count),
     )
     live = np.arange(count, dtype=np.int64)
+    before = _enemy_points(env, live)
     while live.size:
         step = env.step(policy(env, live), live)
+        after = _enemy_points(env, live)
         out.returns[live] += step.reward
+        out.regrown[live] += np.where(after > before, step.reward, 0.0)
         out.lengths[live] += 1
         out.won[live] = step.won
         out.truncated[live] = step.truncated
-        live = live[~(step.terminated | step.truncated)]
+        going = ~(step.terminated | step.truncated)
+        live, before = live[going], after[going]
     return out
+
+
+def _enemy_points(env: BattleSim, battles: I64) -> NDArray[np.float64]:
+    """Health and shields of the living enemies, summed per battle [b]."""
+    enemy = env.raw[battles, env.spec.n_agents :].astype(np.float64)
+    points: NDArray[np.float64] = np.where(enemy[:, :, 2] > 0, enemy[:, :, 2] + enemy[:, :, 3], 0.0).sum(-1)
+    return points

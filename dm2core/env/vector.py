@@ -66,7 +66,7 @@ def _encoding(scenario: Scenario, options: observe.Options) -> tuple[observe.Enc
         shield_enemy=shield_enemy,
         episode_limit=scenario.episode_limit,
         pathing=scenario.pathing(),
-        max_reward=max_reward + sum(u.health + u.shield for u in scenario.enemies),
+        max_reward=sum((u.health + u.shield for u in scenario.enemies), start=max_reward),
         options=options,
     )
     # SMAC numbers ally types in the order of their custom ids, enemy types in the order of the stock ids.
@@ -84,10 +84,14 @@ class BattleSim:
     in SMAC; put it back with `reset_battles`. `raw` [B, U, 5] is what the game's API would report (observe.py).
     """
 
-    def __init__(self, map_name: str, num_battles: int, options: observe.Options | None = None) -> None:
+    def __init__(
+        self, scenario: str | Scenario, num_battles: int, options: observe.Options | None = None
+    ) -> None:
+        """`scenario` is the name of a map, or a map of your own (`dataclasses.replace` of a loaded one)."""
         if num_battles < 1:
             raise ValueError(f"num_battles must be at least 1, got {num_battles}")
-        scenario = load_scenario(map_name)
+        if isinstance(scenario, str):
+            scenario = load_scenario(scenario)
         options = options or observe.Options()
         self.encoding, self._table = _encoding(scenario, options)
         self.spec = spec = self.encoding.spec
@@ -118,15 +122,12 @@ class BattleSim:
         """Start the listed battles ([b]) anew, battles[n] from keys[n] ([b] uint64)."""
         if keys.shape != battles.shape or keys.dtype != np.uint64:
             raise ValueError(f"keys must be uint64 of shape {battles.shape}, got {keys.dtype} {keys.shape}")
-        if battles.size and not 0 <= battles.min() <= battles.max() < self.num_battles:
-            raise ValueError(
-                f"battles must lie in 0..{self.num_battles - 1}, got {battles.min()}..{battles.max()}"
-            )
-        battle.begin(
-            battles, self._floats, self._ints, self._streams, keys, self.raw, self._start, self._units
+        bad = battle.begin(
+            battles, keys, self._floats, self._ints, self._streams, self._steps, self._last_action, self.raw,
+            self._start, self._units,
         )  # fmt: skip
-        self._steps[battles] = 0
-        self._last_action[battles] = -1
+        if bad >= 0:
+            raise self._no_battle(battles[bad])
         self._encode(battles)
 
     def step(self, actions: NDArray[np.int64], battles: NDArray[np.int64]) -> Step:
@@ -136,25 +137,17 @@ class BattleSim:
         count = battles.size
         if actions.shape != (count, self.spec.n_agents):
             raise ValueError(f"actions must have shape {(count, self.spec.n_agents)}, got {actions.shape}")
-        bad = battle.first_illegal(battles, actions, self.avail_actions)
+        bad = self._advance(actions, battles, GAME_LOOPS)
         if bad <= -2:
-            raise ValueError(f"there is no battle {battles[-2 - bad]}, only 0..{self.num_battles - 1}")
+            raise self._no_battle(battles[-2 - bad])
         if bad >= 0:
             n, agent = divmod(bad, self.spec.n_agents)
             raise ValueError(
                 f"battle {battles[n]}, agent {agent}: action {actions[n, agent]} is not available"
             )
-        self._before[battles] = self.raw[battles]
-        self._last_action[battles] = actions
-        self._steps[battles] += 1
-        with np.errstate(over="ignore"):  # the random stream wraps; only plain Python would warn
-            battle.advance(
-                battles, actions, self._floats, self._ints, self._streams, self.raw,
-                self._units, self._pairs, self._rules, GAME_LOOPS,
-            )  # fmt: skip
-        reward = np.zeros(count, dtype=np.float64)
-        flags = np.zeros((3, count), dtype=np.bool_)
-        dead = np.zeros((2, count), dtype=np.int32)
+        reward = np.empty(count, dtype=np.float64)
+        flags = np.empty((3, count), dtype=np.bool_)
+        dead = np.empty((2, count), dtype=np.int32)
         encoding = self.encoding
         observe.judge(
             battles, self._before, self.raw, self._steps, encoding.sizes, encoding.ground, encoding.reward,
@@ -162,6 +155,15 @@ class BattleSim:
         )  # fmt: skip
         self._encode(battles)
         return Step(reward, flags[0], flags[1], flags[2], dead[0], dead[1])
+
+    def _advance(self, actions: NDArray[np.int64], battles: NDArray[np.int64], loops: int) -> int:
+        return battle.advance(
+            battles, actions, self.avail_actions, self._floats, self._ints, self._streams, self._steps,
+            self._last_action, self._before, self.raw, self._units, self._pairs, self._rules, loops,
+        )  # fmt: skip
+
+    def _no_battle(self, number: np.int64) -> ValueError:
+        return ValueError(f"there is no battle {number}, only 0..{self.num_battles - 1}")
 
     def _encode(self, battles: NDArray[np.int64]) -> None:
         e = self.encoding

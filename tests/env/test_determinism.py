@@ -7,10 +7,14 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 
+from dm2core.env.scenario import known_maps
+from dm2core.env.scripted import play, random_legal
 from dm2core.env.vector import BattleSim
 from dm2core.rng import battle_keys
+from tests.env.long_run import play_and_hash
 from tests.env.trajectory import digest, rule
 
 # Change these only together with a deliberate change of the dynamics, and raise RESULTS_VERSION then.
@@ -22,6 +26,9 @@ HASHES = {
     "2s3z": "56f78cc9f90ef4d3",
     "3s5z": "7ad30db0260ed43d",
 }
+# The same of 20,000 random env steps (long_run.py).
+LONG_HASHES = {"5m_vs_6m": "58afd1a77f1f8737", "3s_vs_4z": "3cb7b83656390b99", "2s3z": "72681a5e0b40a5a2"}
+MILLION = 1_000_000
 
 
 @pytest.mark.parametrize("name", HASHES)
@@ -107,3 +114,45 @@ def test_finished_battles_start_again_in_place() -> None:
     env.reset_battles(keys[1:2], np.array([1]))
     np.testing.assert_array_equal(env.obs[1], first[1])
     np.testing.assert_array_equal(env.obs[[0, 2]], other)
+
+
+def fresh(env_steps: int, battles: int, names: list[str], **environment: str) -> dict[str, str]:
+    """Hashes of random play from a process of its own."""
+    command = [sys.executable, "-m", "tests.env.long_run", str(env_steps), str(battles), *names]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("battles", [1, 7, 64])
+def test_random_play_has_the_recorded_hash_for_any_number_of_battles(battles: int) -> None:
+    assert {name: play_and_hash(name, 20_000, battles) for name in LONG_HASHES} == LONG_HASHES
+
+
+def test_random_play_has_the_recorded_hash_on_a_generic_cpu() -> None:
+    assert fresh(20_000, 64, list(LONG_HASHES), NUMBA_CPU_NAME="generic") == LONG_HASHES
+
+
+@pytest.mark.slow
+def test_a_million_env_steps_of_every_map_have_one_hash() -> None:
+    """Run twice, on a generic CPU target, and with 1, 7 or 64 battles side by side. Prints the hashes."""
+    names = known_maps()
+    first = fresh(MILLION, 64, names)
+    print(first)
+    assert fresh(MILLION, 64, names) == first
+    assert fresh(MILLION, 64, names, NUMBA_CPU_NAME="generic") == first
+    assert fresh(MILLION, 7, names) == fresh(MILLION, 1, names) == first
+
+
+def test_resets_and_random_episodes_leak_no_memory() -> None:
+    env, policy = BattleSim("3m", 4), random_legal(0)
+
+    def episodes(count: int) -> None:
+        for k in range(count):
+            play(env, policy, battle_keys(k, "leak", 0, 4))
+            BattleSim("5m_vs_6m", 4).reset(battle_keys(k, "leak", 4, 4))
+
+    episodes(200)
+    before = psutil.Process().memory_info().rss
+    episodes(2000)
+    assert psutil.Process().memory_info().rss - before < 2 * 2**20

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as fn
 
 from dm2core import discriminator as disc
+from dm2core import pairs as pairing
 from dm2core.config import Discriminator
 from dm2core.nets import DiscriminatorNet
 from dm2core.reward import imitation_reward
@@ -32,8 +33,8 @@ def test_step_has_the_gradient_of_the_whole_padded_grid(block: int, monkeypatch:
     """Agent by agent, against the released form: all L+1 slots of every pair, zero padding included."""
     monkeypatch.setattr(disc, "BLOCK", block)
     data, other = rollout(1), rollout(2, (9, 3, 5, 5, 2))
-    policy = disc.policy_episodes(data, torch.float64, terminal_row=True)
-    expert = disc.policy_episodes(other, torch.float64, terminal_row=True)
+    policy = pairing.policy_episodes(data, torch.float64, terminal_row=True)
+    expert = pairing.policy_episodes(other, torch.float64, terminal_row=True)
     slots = LIMIT + 1
     g = torch.Generator().manual_seed(5)
     picks = [
@@ -43,12 +44,12 @@ def test_step_has_the_gradient_of_the_whole_padded_grid(block: int, monkeypatch:
     alpha = torch.rand(N_AGENTS, 4, slots, generator=g, dtype=torch.float64)
     index, alphas = [], []
     for i, (e, p) in enumerate(picks):
-        pair, t = disc.pair_slots(expert, policy, i, e, p)
+        pair, t = pairing.pair_slots(expert, policy, i, e, p)
         index.append((expert.slots(i, e[pair], t), policy.slots(i, p[pair], t)))
         alphas.append(alpha[i][torch.from_numpy(pair), torch.from_numpy(t)])
     width = max(map(len, alphas)) + 1
     padded = torch.stack([fn.pad(a, (0, width - len(a))) for a in alphas])
-    pairs = disc.make_pairs(expert, policy, index, padded, 4 * slots, AUTHORS)
+    pairs = pairing.make_pairs(expert, policy, index, padded, 4 * slots, AUTHORS)
     compact = net()
     disc.step(compact, torch.optim.Adam(compact.parameters()), pairs, 10.0)
 
@@ -73,10 +74,10 @@ def test_step_has_the_gradient_of_the_whole_padded_grid(block: int, monkeypatch:
 
 
 def test_masked_form_ignores_padding_and_dead_rows() -> None:
-    policy = disc.policy_episodes(rollout(1), torch.float64, terminal_row=False)
+    policy = pairing.policy_episodes(rollout(1), torch.float64, terminal_row=False)
     g = torch.Generator().manual_seed(0)
-    pairs = disc.draw_pairs(policy, policy, LIMIT + 1, CFG, PAPER, g)
-    dead = pairs.policy.eq(0).all(-1)
+    pairs = pairing.draw_pairs(policy, policy, LIMIT + 1, CFG, PAPER, g)
+    dead = torch.from_numpy(policy.empty[pairs.policy_rows])
     assert dead.any()
     assert not pairs.w_policy[dead].any()
     torch.testing.assert_close(pairs.w_policy.sum(-1), torch.ones(N_AGENTS, dtype=torch.float64))
@@ -84,18 +85,18 @@ def test_masked_form_ignores_padding_and_dead_rows() -> None:
 
 def test_episodes_are_drawn_without_replacement() -> None:
     data = rollout(1)
-    policy = disc.policy_episodes(data, torch.float64, terminal_row=True)
+    policy = pairing.policy_episodes(data, torch.float64, terminal_row=True)
     cfg = CFG.model_copy(update={"episodes_per_step": 99})
-    pairs = disc.draw_pairs(policy, policy, LIMIT + 1, cfg, AUTHORS, torch.Generator().manual_seed(0))
-    real = pairs.policy[1].ne(0).any(-1).sum()
-    assert real == (policy.length[1]).sum()
+    pairs = pairing.draw_pairs(policy, policy, LIMIT + 1, cfg, AUTHORS, torch.Generator().manual_seed(0))
+    real = pairs.policy_rows[1][pairs.policy_rows[1] < len(policy.obs) - 1]
+    assert len(set(real.tolist())) == len(real) == policy.length[1].sum()
 
 
 def test_discriminator_learns_which_side_is_which() -> None:
-    def blob(shift: float, seed: int) -> disc.Episodes:
+    def blob(shift: float, seed: int) -> pairing.Episodes:
         obs = torch.randn(N_AGENTS * 20 * 5, OBS, generator=torch.Generator().manual_seed(seed)) * 0.3 + shift
         start = np.arange(N_AGENTS * 20).reshape(N_AGENTS, 20) * 5
-        return disc.Episodes(torch.cat([obs, torch.zeros(1, OBS)]), start, np.full((N_AGENTS, 20), 5))
+        return pairing.Episodes(torch.cat([obs, torch.zeros(1, OBS)]), start, np.full((N_AGENTS, 20), 5))
 
     d = DiscriminatorNet(N_AGENTS, OBS, 16).init(torch.Generator().manual_seed(0))
     opt = torch.optim.Adam(d.parameters(), lr=1e-2)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dm2core.config import CellConfig, Switches, cell_config, load_config
-from dm2core.discriminator import Episodes, policy_episodes
 from dm2core.dm2 import TrainState, init_state, iterate
+from dm2core.pairs import Episodes, policy_episodes
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 from tests.learning.cases import AUTHORS, PAPER

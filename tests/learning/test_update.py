@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dm2core import gradients as torch_gradients
 from dm2core import ppo
 from dm2core.config import Switches
 from dm2core.ppo import make_batch, make_learners, minibatch_step, update_policies
@@ -39,7 +40,8 @@ def plain(rows: Rows) -> Rows:
         h_critic=rows.h_critic[:, take],
         avail_actions=rows.avail_actions[:, take],
         actions=rows.actions[:, take],
-        choice=torch.ones(len(take), dtype=torch.bool),
+        choice=torch.ones(N_AGENTS, len(take), dtype=torch.bool),
+        dead_input=rows.dead_input[:, take],
         index=torch.arange(len(slots)).view_as(rows.index),
     )
 
@@ -49,7 +51,7 @@ def plain(rows: Rows) -> Rows:
 def test_compact_rows_give_the_gradient_of_the_padded_grid(
     switches: Switches, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ppo, "BLOCK", block)
+    monkeypatch.setattr(torch_gradients, "BLOCK", block)
     data = rollout()
     rewards = data.rewards.unsqueeze(-1).expand(-1, -1, N_AGENTS)
     rows = training_rows(data, switches)

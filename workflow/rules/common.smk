@@ -4,6 +4,7 @@ Snakemake's `config` holds only what the command line says (--config, --configfi
 config/config.yaml by the package's own loader, which knows every key.
 """
 
+import glob
 import hashlib
 import os
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from dm2core.analysis import grid
+from dm2core.analysis.calibration import calibration_cells
 from dm2core.config import ConfigError, dump_config, load_config
 
 # One thread per cell: the thread count is part of a result, and cells are what runs side by side.
@@ -87,6 +89,13 @@ def map_cells(wildcards):
     return cell_files("metrics.parquet", [cell for cell in GRID if cell.map_name == wildcards.map])
 
 
+def replay_policies(wildcards):
+    """Policies of IPPO and of DM2 on joint, concurrent demonstrations, first seed."""
+    pairs = [("ippo", "none"), ("dm2", grid.demo_ids(CONFIG)[0])]
+    chosen = [grid.Cell(wildcards.map, method, demos, CONFIG.seeds[0]) for method, demos in pairs]
+    return cell_files("policy.safetensors", chosen)
+
+
 def map_manifests(wildcards):
     """Manifests of every cell of one map."""
     return cell_files("manifest.json", [cell for cell in GRID if cell.map_name == wildcards.map])
@@ -110,6 +119,11 @@ def state_folder(wildcards, output):
 def tables_folder(wildcards, input):
     """Folder of the tables a figure reads."""
     return os.path.dirname(input.tables[0])
+
+
+def measured_folder(wildcards, input):
+    """Folder of the tables the simulator's page reads."""
+    return os.path.dirname(input.measured[0])
 
 
 def expert_policies(wildcards):
@@ -162,6 +176,23 @@ def cell_digest(wildcards):
 def table_digest(wildcards):
     chosen = [cell for cell in GRID if cell.map_name == wildcards.map]
     return hashlib.sha256("".join(grid.cell_digest(CONFIG, cell) for cell in chosen).encode()).hexdigest()
+
+
+def calibration_metrics(wildcards):
+    """Metrics of the IPPO cells that are compared with the paper's on one map."""
+    return cell_files("metrics.parquet", calibration_cells(CONFIG, wildcards.map))
+
+
+def calibration_digest(wildcards):
+    chosen = calibration_cells(CONFIG, wildcards.map)
+    parts = [or_workflow_error(grid.cell_digest, CONFIG, cell) for cell in chosen]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def calibrated_digest(wildcards):
+    """Hash of the calibration tables there are."""
+    parts = [Path(path).read_bytes() for path in sorted(glob.glob("results/reference/simulator/ippo_*.csv"))]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def memory(wildcards, attempt):

@@ -1,0 +1,173 @@
+"""One step of play of N agents in many battles, compiled: what `TorchPlayers` of rollout.py does in torch."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from dm2core.fused.body import (
+    BLOCK,
+    above,
+    copy_row,
+    forward,
+    make_work,
+    padded,
+    recall_shared,
+    remember_shared,
+)
+from dm2core.fused.draw import pick, uniform
+from dm2core.fused.fold import fold
+from dm2core.fused.losses import log_softmax
+from dm2core.fused.tiles import FAST, KERNEL, exp32
+from dm2core.nets import Actor, Critic
+from dm2core.types import BattleEnv, Grids
+
+_ZERO, _ONE, _EPS = np.float32(0.0), np.float32(1.0), np.float32(1e-5)
+
+
+@njit(**FAST)
+def _input(obs, last_action, n_actions, agent, size, x):  # type: ignore[no-untyped-def]
+    """x = the normalised network input (nets.py: net_input) of `size` numbers: obs, last action (-1: none), agent."""
+    n_obs = obs.size
+    total = _ONE if last_action < 0 else np.float32(2.0)
+    for j in range(n_obs):
+        total += obs[j]
+    mean = total / np.float32(size)
+    squares = _ZERO
+    for j in range(n_obs):
+        e = obs[j] - mean
+        squares += e * e
+    ones = 1 if last_action < 0 else 2
+    squares += np.float32(ones) * (_ONE - mean) * (_ONE - mean)
+    squares += np.float32(size - n_obs - ones) * mean * mean
+    scale = _ONE / np.float32(sqrt(squares / np.float32(size) + _EPS))
+    for j in range(n_obs):
+        x[j] = (obs[j] - mean) * scale
+    for j in range(n_obs, size):
+        x[j] = -mean * scale
+    if last_action >= 0:
+        x[n_obs + last_action] = (_ONE - mean) * scale
+    x[n_obs + n_actions + agent] = (_ONE - mean) * scale
+
+
+@njit(**KERNEL)
+def _values(t, agent, live, n, last_action, h, obs, n_actions, size, shared, w, k, values):  # type: ignore[no-untyped-def]
+    """values[t, b, agent] and the next hidden states h[b, agent] of the n battles live; shared: one input for all."""
+    if shared:
+        _input(obs[live[0], agent], last_action[live[0], agent], n_actions, agent, size, k.x[0])
+        remember_shared(agent, k.x[0], w, k)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        for i in range(m):
+            b = live[start + i]
+            copy_row(k.h[i], h[b, agent])
+            if not shared:
+                _input(obs[b, agent], last_action[b, agent], n_actions, agent, size, k.x[i])
+        if shared:
+            recall_shared(m, k)
+            above(m, agent, w, k)
+        else:
+            forward(m, agent, w, k)
+        for i in range(m):
+            b = live[start + i]
+            values[t, b, agent] = k.out[i, 0]
+            copy_row(h[b, agent], k.h_next[i])
+
+
+@njit(**KERNEL)
+def _actions(  # type: ignore[no-untyped-def]
+    t, agent, live, n, last_action, h, obs, avail, keys, size, greedy, w, k, actions, log_probs
+):
+    """actions[t, b, agent], their log_probs and the next hidden states h[b, agent] of the n battles live."""
+    n_agents, n_actions = avail.shape[1], avail.shape[2]
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        for i in range(m):
+            b = live[start + i]
+            copy_row(k.h[i], h[b, agent])
+            _input(obs[b, agent], last_action[b, agent], n_actions, agent, size, k.x[i])
+        forward(m, agent, w, k)
+        for i in range(m):
+            b = live[start + i]
+            copy_row(h[b, agent], k.h_next[i])
+            log_softmax(i, avail[b, agent], k)
+            action = -1
+            for a in range(n_actions):
+                if avail[b, agent, a]:
+                    k.d_out[i, a] = exp32(k.out[i, a])
+                    if action < 0 or k.out[i, a] > k.out[i, action]:
+                        action = a
+                else:
+                    k.d_out[i, a] = _ZERO
+            if not greedy:
+                action = pick(k.d_out[i, :n_actions], uniform(keys[b], t, n_agents, agent))
+            actions[t, b, agent] = action
+            log_probs[t, b, agent] = k.out[i, action]
+
+
+@njit(**KERNEL)
+def _sort(live, agent, alive, last_action, acting, waiting, dead):  # type: ignore[no-untyped-def]
+    """Split live battles by what the agent is: alive; dead with no-op as last action; dead just now. Their counts."""
+    n_acting, n_waiting, n_dead = 0, 0, 0
+    for n in range(live.size):
+        b = live[n]
+        if alive[b, agent]:
+            acting[n_acting] = b
+            n_acting += 1
+        if not alive[b, agent] and last_action[b, agent] == 0:
+            dead[n_dead] = b
+            n_dead += 1
+        else:
+            waiting[n_waiting] = b
+            n_waiting += 1
+    return n_acting, n_waiting, n_dead
+
+
+class FusedPlayers:
+    """N actors, and critics if given, playing B battles; float32."""
+
+    def __init__(self, actor: Actor, critic: Critic | None, env: BattleEnv) -> None:
+        n_agents, n_actions, hidden = actor.head.weight.shape
+        self._size = actor.body.fc1.weight.shape[2]
+        shape = (env.num_battles, n_agents, hidden)
+        self._actor, self._h_actor = fold(actor), np.zeros(shape, np.float32)
+        self._critic = fold(critic) if critic is not None else None
+        self._h_critic = np.zeros(shape, np.float32)
+        self._k_actor = make_work(padded(self._size), hidden, n_actions)
+        self._k_critic = make_work(padded(self._size), hidden, 1)
+        self._last_action = np.full((env.num_battles, n_agents), -1, np.int64)
+        self._lists = [np.zeros(env.num_battles, np.int64) for _ in range(3)]
+
+    def act(
+        self,
+        t: int,
+        env: BattleEnv,
+        live: NDArray[np.int64],
+        keys: NDArray[np.uint64],
+        out: Grids,
+        *,
+        greedy: bool,
+    ) -> None:
+        """Fill row t of the grids for the listed battles: hidden states, actions, log-probabilities, values."""
+        out.h_actor[t, live] = self._h_actor[live]
+        if self._critic is not None:
+            out.h_critic[t, live] = self._h_critic[live]
+        acting, waiting, dead = self._lists
+        last, obs, avail = self._last_action, env.obs, env.avail_actions
+        for i in range(avail.shape[1]):
+            n_acting, n_waiting, n_dead = _sort(live, i, env.alive, last, acting, waiting, dead)
+            _actions(
+                t, i, acting, n_acting, last, self._h_actor, obs, avail, keys, self._size, greedy,
+                self._actor, self._k_actor, out.actions, out.log_probs,
+            )  # fmt: skip
+            if self._critic is not None:
+                for battles, n, shared in ((waiting, n_waiting, False), (dead, n_dead, True)):
+                    if n:
+                        _values(
+                            t, i, battles, n, last, self._h_critic, obs, avail.shape[2], self._size, shared,
+                            self._critic, self._k_critic, out.values,
+                        )  # fmt: skip
+        last[live] = out.actions[t, live]

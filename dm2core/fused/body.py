@@ -1,0 +1,307 @@
+"""Forward and backward pass of one recurrent network (nets.py: RecurrentBody and head) over one block of rows.
+
+The affine maps of the layer norms are folded into the products that follow them (fold.py), so every layer here is
+    y = relu(x W + b),   x' = (y - mean) / deviation
+and the sums that the backward pass leaves are those of the folded weights.
+Shapes: N agents, m rows of a block, F inputs padded, H hidden, K outputs padded (widths are multiples of PAD).
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from dm2core.fused.tiles import FAST, KERNEL, PAD, accumulate, affine, product_address, sigmoid32, tanh32
+
+F32 = NDArray[np.float32]
+BLOCK = 96  # rows: 0.3 MB of activations, a multiple of the tiles' rows
+_ONE, _EPS, _ROW = np.float32(1.0), np.float32(1e-5), np.int64(1)
+
+
+class Folded(NamedTuple):
+    """Weights of N agents as the products want them; `_back` are those of the backward pass."""
+
+    w1: F32  # [N, F, H]
+    b1: F32  # [N, H]
+    w2: F32  # [N, H, H]
+    b2: F32  # [N, H]
+    w2_back: F32  # [N, H, H]
+    wx: F32  # [N, H, 3H] GRU, from the layer below: reset, update, new
+    bx: F32  # [N, 3H]
+    wx_back: F32  # [N, 3H, H]
+    wh: F32  # [N, H, 3H] GRU, from the hidden state
+    bh_new: F32  # [N, H]; the other gates' biases are in bx
+    w3: F32  # [N, H, K] head
+    b3: F32  # [N, K]
+    w3_back: F32  # [N, K, H]
+
+
+class Sums(NamedTuple):
+    """Gradients of the folded weights, summed over rows: products d^T x and plain sums of d."""
+
+    g1: F32  # [N, H, F]
+    s1: F32  # [N, H]
+    g2: F32  # [N, H, H]
+    s2: F32  # [N, H]
+    gx: F32  # [N, 3H, H]
+    sx: F32  # [N, 3H]
+    gh: F32  # [N, 3H, H]
+    sh_new: F32  # [N, H] of the new gate; those of the other gates equal sx
+    g3: F32  # [N, K, H]
+    s3: F32  # [N, K]
+
+
+class Work(NamedTuple):
+    """Activations of one block; the caller fills x and h, and d_out before the backward pass."""
+
+    x: F32  # [BLOCK, F] input, normalised
+    h: F32  # [BLOCK, H] hidden state
+    y1: F32  # [BLOCK, H] after the first ReLU
+    x1: F32  # [BLOCK, H] normalised
+    r1: F32  # [BLOCK] 1 / deviation
+    y2: F32
+    x2: F32
+    r2: F32
+    gates: F32  # [BLOCK, 3H] reset, update, new
+    new_h: F32  # [BLOCK, H] the hidden state's share in the new gate
+    h_next: F32  # [BLOCK, H]
+    x3: F32
+    r3: F32
+    out: F32  # [BLOCK, K]
+    d_out: F32  # [BLOCK, K]
+    d_gates: F32  # [BLOCK, 3H] of the input's products
+    d_new_h: F32  # [BLOCK, H] of the hidden state's product in the new gate
+    d: F32  # [BLOCK, H]
+    d1: F32  # [BLOCK, H]
+    zero: F32  # [H] zeros
+    shared: F32  # [3H] gates' sums of an input that many rows have in common
+    n_out: int  # outputs before padding
+    product: int  # address of the matrix product
+
+
+def padded(size: int) -> int:
+    """The next multiple of PAD."""
+    return -(-size // PAD) * PAD
+
+
+def make_work(size_in: int, hidden: int, n_out: int) -> Work:
+    """Buffers for one block; size_in is the padded one."""
+    out = padded(n_out)
+
+    def block(width: int) -> F32:
+        return np.zeros((BLOCK, width), dtype=np.float32)
+
+    def column() -> F32:
+        return np.zeros(BLOCK, dtype=np.float32)
+
+    def layer() -> tuple[F32, F32, F32]:
+        return block(hidden), block(hidden), column()
+
+    return Work(
+        block(size_in), block(hidden), *layer(), *layer(), block(3 * hidden), block(hidden), block(hidden),
+        block(hidden), column(), block(out), block(out), block(3 * hidden), block(hidden), block(hidden),
+        block(hidden), np.zeros(hidden, dtype=np.float32), np.zeros(3 * hidden, dtype=np.float32),
+        n_out, product_address(),
+    )  # fmt: skip
+
+
+def make_sums(n_agents: int, size_in: int, hidden: int, out: int) -> Sums:
+    """Zeroed sums."""
+    shapes: list[Any] = [(hidden, size_in), (hidden,), (hidden, hidden), (hidden,), (3 * hidden, hidden)]
+    shapes += [(3 * hidden,), (3 * hidden, hidden), (hidden,), (out, hidden), (out,)]
+    return Sums(*(np.zeros((n_agents, *shape), dtype=np.float32) for shape in shapes))
+
+
+@njit(**KERNEL)
+def copy_row(to, row):  # type: ignore[no-untyped-def]
+    """to [n] = row [n]; an assignment of arrays would allocate."""
+    for j in range(row.size):
+        to[j] = row[j]
+
+
+@njit(**FAST)
+def normalize(m, y, x, r):  # type: ignore[no-untyped-def]
+    """x = (y - mean) / deviation of each of m rows, r = 1 / deviation (layer norm with epsilon 1e-5)."""
+    size = np.float32(y.shape[1])
+    for i in range(m):
+        total = np.float32(0.0)
+        for j in range(y.shape[1]):
+            total += y[i, j]
+        mean = total / size
+        squares = np.float32(0.0)
+        for j in range(y.shape[1]):
+            e = y[i, j] - mean
+            squares += e * e
+        r[i] = _ONE / np.float32(sqrt(squares / size + _EPS))
+        for j in range(y.shape[1]):
+            x[i, j] = (y[i, j] - mean) * r[i]
+
+
+@njit(**FAST)
+def _rectify(m, y):  # type: ignore[no-untyped-def]
+    for i in range(m):
+        for j in range(y.shape[1]):
+            y[i, j] = max(y[i, j], np.float32(0.0))
+
+
+@njit(**FAST)
+def _normalize_back(m, d, x, r):  # type: ignore[no-untyped-def]
+    """In place: gradient of the normalised rows -> of the rows before normalisation."""
+    size = np.float32(d.shape[1])
+    for i in range(m):
+        total, along = np.float32(0.0), np.float32(0.0)
+        for j in range(d.shape[1]):
+            total += d[i, j]
+            along += d[i, j] * x[i, j]
+        mean, slope = total / size, along / size
+        for j in range(d.shape[1]):
+            d[i, j] = (d[i, j] - mean - x[i, j] * slope) * r[i]
+
+
+@njit(**FAST)
+def _rectify_back(m, d, y):  # type: ignore[no-untyped-def]
+    for i in range(m):
+        for j in range(d.shape[1]):
+            d[i, j] = d[i, j] if y[i, j] > np.float32(0.0) else np.float32(0.0)
+
+
+@njit(**FAST)
+def add_rows(m, total, d):  # type: ignore[no-untyped-def]
+    """total [n] += the sum of the first m rows of d [., n]."""
+    for i in range(m):
+        for j in range(d.shape[1]):
+            total[j] += d[i, j]
+
+
+@njit(**FAST)
+def _gate(m, gates, new_h, h, h_next):  # type: ignore[no-untyped-def]
+    """The GRU's elementwise part; gates hold sums before and values after."""
+    size = h.shape[1]
+    for i in range(
+        m
+    ):  # rows as views of their own: an index that adds up could be negative, and nothing vectorises
+        reset, update, new = gates[i, :size], gates[i, size : 2 * size], gates[i, 2 * size :]
+        for j in range(size):
+            r = sigmoid32(reset[j])
+            z = sigmoid32(update[j])
+            n = tanh32(new[j] + r * new_h[i, j])
+            reset[j] = r
+            update[j] = z
+            new[j] = n
+            h_next[i, j] = n + z * (h[i, j] - n)
+
+
+@njit(**FAST)
+def _gate_back(m, d, gates, new_h, h, d_gates, d_new_h):  # type: ignore[no-untyped-def]
+    """From the gradient d of the next hidden state to those of the gates' sums."""
+    size = h.shape[1]
+    for i in range(m):
+        reset, update, new = gates[i, :size], gates[i, size : 2 * size], gates[i, 2 * size :]
+        d_reset, d_update, d_new = d_gates[i, :size], d_gates[i, size : 2 * size], d_gates[i, 2 * size :]
+        for j in range(size):
+            r, z, n = reset[j], update[j], new[j]
+            d_n = d[i, j] * (_ONE - z) * (_ONE - n * n)
+            d_reset[j] = d_n * new_h[i, j] * r * (_ONE - r)
+            d_update[j] = d[i, j] * (h[i, j] - n) * z * (_ONE - z)
+            d_new[j] = d_n
+            d_new_h[i, j] = d_n * r
+
+
+@njit(**FAST)
+def below(m, agent, w, k):  # type: ignore[no-untyped-def]
+    """From k.x to the input's share of the gates' sums, k.gates, of rows 0..m-1."""
+    affine(k.product, k.y1[:m], w.b1[agent], k.x[:m], w.w1[agent])
+    _rectify(m, k.y1)
+    normalize(m, k.y1, k.x1, k.r1)
+    affine(k.product, k.y2[:m], w.b2[agent], k.x1[:m], w.w2[agent])
+    _rectify(m, k.y2)
+    normalize(m, k.y2, k.x2, k.r2)
+    affine(k.product, k.gates[:m], w.bx[agent], k.x2[:m], w.wx[agent])
+
+
+@njit(**FAST)
+def above(m, agent, w, k):  # type: ignore[no-untyped-def]
+    """From k.gates and k.h to the outputs k.out and the next hidden state k.h_next."""
+    both = 2 * k.h.shape[1]  # reset and update add both shares; the new gate keeps the hidden state's apart
+    accumulate(k.product, k.gates[:m, :both], k.h[:m], w.wh[agent, :, :both])
+    affine(k.product, k.new_h[:m], w.bh_new[agent], k.h[:m], w.wh[agent, :, both:])
+    _gate(m, k.gates, k.new_h, k.h, k.h_next)
+    normalize(m, k.h_next, k.x3, k.r3)
+    affine(k.product, k.out[:m], w.b3[agent], k.x3[:m], w.w3[agent])
+
+
+@njit(**FAST)
+def forward(m, agent, w, k):  # type: ignore[no-untyped-def]
+    """k.out and k.h_next from k.x and k.h."""
+    below(m, agent, w, k)
+    above(m, agent, w, k)
+
+
+@njit(**FAST)
+def above_back(m, agent, w, k, s):  # type: ignore[no-untyped-def]
+    """From k.d_out to k.d_gates, adding to the sums of the head and of the hidden state's weights.
+
+    Columns of k.d_out past k.n_out are zero.
+    """
+    n_out = k.n_out
+    both = 2 * k.h.shape[1]
+    add_rows(m, s.s3[agent], k.d_out)
+    accumulate(k.product, s.g3[agent, :n_out], k.d_out[:m, :n_out].T, k.x3[:m])
+    affine(k.product, k.d[:m], k.zero, k.d_out[:m, :n_out], w.w3_back[agent, :n_out])
+    _normalize_back(m, k.d, k.x3, k.r3)
+    _gate_back(m, k.d, k.gates, k.new_h, k.h, k.d_gates, k.d_new_h)
+    add_rows(m, s.sx[agent], k.d_gates)
+    add_rows(m, s.sh_new[agent], k.d_new_h)
+    accumulate(k.product, s.gh[agent, :both], k.d_gates[:m, :both].T, k.h[:m])
+    accumulate(k.product, s.gh[agent, both:], k.d_new_h[:m].T, k.h[:m])
+
+
+@njit(**FAST)
+def below_back(m, agent, w, k, s):  # type: ignore[no-untyped-def]
+    """From k.d_gates to the sums of everything below the gates (but s.sx, which `above_back` adds to)."""
+    accumulate(k.product, s.gx[agent], k.d_gates[:m].T, k.x2[:m])
+    affine(k.product, k.d[:m], k.zero, k.d_gates[:m], w.wx_back[agent])
+    _normalize_back(m, k.d, k.x2, k.r2)
+    _rectify_back(m, k.d, k.y2)
+    add_rows(m, s.s2[agent], k.d)
+    accumulate(k.product, s.g2[agent], k.d[:m].T, k.x1[:m])
+    affine(k.product, k.d1[:m], k.zero, k.d[:m], w.w2_back[agent])
+    _normalize_back(m, k.d1, k.x1, k.r1)
+    _rectify_back(m, k.d1, k.y1)
+    add_rows(m, s.s1[agent], k.d1)
+    accumulate(k.product, s.g1[agent], k.d1[:m].T, k.x[:m])
+
+
+@njit(**FAST)
+def backward(m, agent, w, k, s):  # type: ignore[no-untyped-def]
+    """Add the gradients of rows 0..m-1 to the sums s, from k.d_out."""
+    above_back(m, agent, w, k, s)
+    below_back(m, agent, w, k, s)
+
+
+@njit(**KERNEL)
+def remember_shared(agent, x, w, k):  # type: ignore[no-untyped-def]
+    """The gates' sums of one input x [F] that many rows have in common, for `recall_shared`."""
+    copy_row(k.x[0], x)
+    below(_ROW, agent, w, k)
+    copy_row(k.shared, k.gates[0])
+
+
+@njit(**KERNEL)
+def recall_shared(m, k):  # type: ignore[no-untyped-def]
+    """Instead of `below` for rows that share their input."""
+    for i in range(m):
+        copy_row(k.gates[i], k.shared)
+
+
+@njit(**KERNEL)
+def backward_shared(agent, x, d_gates, w, k, s):  # type: ignore[no-untyped-def]
+    """Instead of `below_back`, once, for all rows that share the input x [F]; d_gates [3H] is their sum."""
+    copy_row(k.x[0], x)
+    below(_ROW, agent, w, k)
+    copy_row(k.d_gates[0], d_gates)
+    below_back(_ROW, agent, w, k, s)

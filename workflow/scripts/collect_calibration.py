@@ -1,0 +1,34 @@
+"""Finished IPPO cells of one map -> one small CSV, every evaluation of every seed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dm2core.analysis.calibration import collect
+from dm2core.analysis.scores import ResultsError
+from dm2core.config import ConfigError, load_config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--map", required=True, dest="map_name")
+    parser.add_argument("--out", type=Path, required=True, help="CSV to write")
+    args = parser.parse_args(argv)
+    try:
+        table = collect(load_config(args.config), args.map_name)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except ResultsError as error:
+        print(error, file=sys.stderr)
+        return 65
+    table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
