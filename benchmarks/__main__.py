@@ -53,7 +53,44 @@ def learning(args: argparse.Namespace) -> Rows:
     ]
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {"sim": sim, "learning": learning}
+def update(args: argparse.Namespace) -> Rows:
+    """How much of the core the updates use."""
+    import torch
+
+    from benchmarks.update import update_share_of_peak
+    from dm2core.config import load_config
+
+    torch.set_num_threads(1)
+    share = update_share_of_peak(load_config("config/config.yaml", {"scale": "paper"}), MAP)
+    return [
+        ("product_peak_gflops", share["peak_gflops"], "GFLOP/s of a 1,024 x 1,024 product"),
+        ("update_share_of_peak", share["ppo"], "of it, one PPO step (policy and value)"),
+        ("disc_share_of_peak", share["discriminator"], "of it, one discriminator step"),
+    ]
+
+
+def cells(args: argparse.Namespace) -> Rows:
+    """Whole cells: two at once, and their memory at the paper's buffer sizes."""
+    from benchmarks.update import cells_side_by_side, two_cells_speedup
+
+    maps = ("5m_vs_6m", "3s_vs_3z", "3s_vs_4z")
+    memory = max(cells_side_by_side(name, "dm2", 1, 1)[0][1] for name in maps)
+    return [
+        (
+            "two_cells_speedup",
+            two_cells_speedup(MAP, args.iterations),
+            "env steps/s of two DM2 cells over one",
+        ),
+        ("cell_peak_memory_mb", memory, f"largest DM2 cell of {', '.join(maps)}"),
+    ]
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
+    "sim": sim,
+    "learning": learning,
+    "update": update,
+    "cells": cells,
+}
 
 
 def main() -> None:
@@ -76,7 +113,7 @@ def main() -> None:
     args.out.write_text(json.dumps({key: value for key, value, _ in rows}, indent=2) + "\n")
     print(f"{MAP}, one core")
     for key, value, meaning in rows:
-        print(f"{key:<28}{value:>12,.{1 if value < 1000 else 0}f}  {meaning}")
+        print(f"{key:<28}{value:>12,.{2 if value < 10 else 1 if value < 1000 else 0}f}  {meaning}")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from dm2core.config import (
     dump_config,
     load_config,
     parse_demos_id,
-    parse_yaml,
 )
 from dm2core.errors import EXIT_AGAIN, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
+from dm2core.strict import parse_yaml
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="win rate of a trained policy")
     evaluate.add_argument("--policy", type=Path, required=True, help="policy.safetensors")
     evaluate.add_argument("--map", help="default: the map it was trained on")
+    _add_maps_file(evaluate)
     evaluate.add_argument("--episodes", type=int, default=320)
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument(
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         help="one or two of: attack_nearest, focus_fire, hide, kite, random, a cell's folder, a policy file",
     )
     replay.add_argument("--map", help="default: the map the policy was trained on")
+    _add_maps_file(replay)
     replay.add_argument("--seed", type=int, default=0, help="which stream of evaluation battles")
     replay.add_argument("--battle", type=int, default=0, help="which battle of the stream")
     replay.add_argument(
@@ -131,6 +133,10 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="for example budget.env_steps=9000"
     )
+
+
+def _add_maps_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--maps-file", type=Path, help="unit types and maps of your own (docs/env.md)")
 
 
 def _config(args: argparse.Namespace) -> Config:
@@ -190,8 +196,10 @@ def _demos(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from dm2core.env.scenario import known_maps
+    from dm2core.env.scenario import add_maps, known_maps
 
+    if args.maps_file is not None:
+        add_maps(args.maps_file)
     if args.map not in (None, *known_maps()):
         raise ConfigError(f"map: unknown map {args.map!r}; known: {', '.join(known_maps())}")
     if args.episodes < 1:
@@ -215,8 +223,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _replay(args: argparse.Namespace) -> None:
-    from dm2core.env.scenario import known_maps
+    from dm2core.env.scenario import add_maps, known_maps
 
+    if args.maps_file is not None:
+        add_maps(args.maps_file)
     if args.out.suffix not in (".gif", ".npz"):
         raise ConfigError(f"--out {args.out}: must end in .gif or .npz")
     if len(args.who) > (2 if args.out.suffix == ".gif" else 1):

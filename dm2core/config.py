@@ -6,20 +6,20 @@ Nothing here imports torch, so that a bad key is reported in a moment.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dm2core import RESULTS_VERSION
-from dm2core.env.scenario import known_maps, load_scenario
+from dm2core.env.scenario import add_maps, known_maps, load_scenario, user_map_sha256
+from dm2core.strict import ConfigError, Strict, read_yaml, unknown, validated
 
 Method = Literal["ippo", "dm2"]
 METHODS: tuple[Method, ...] = ("ippo", "dm2")
@@ -28,19 +28,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line: key, value, what is allowed."""
-
-
-class Strict(BaseModel):
-    """Unknown keys and silent conversions are errors; instances cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-M = TypeVar("M", bound=Strict)
 
 
 class Switches(Strict):
@@ -126,6 +113,7 @@ class Config(Strict):
 
     scale: Literal["smoke", "quick", "paper"]
     env: Literal["embedded"]
+    maps_file: str  # unit types and maps of one's own; "" for none
     results: str
     profile: str
     profiles: dict[str, Switches]
@@ -152,7 +140,7 @@ class Config(Strict):
         ):
             for name in names:
                 if name not in known_maps():
-                    raise ConfigError(f"{key}: {_unknown('map', name, known_maps())}")
+                    raise ConfigError(f"{key}: {unknown('map', name, known_maps())}")
         for name in self.demo_ablation.maps:
             self.map_params(name)
             needed = load_scenario(name).n_agents
@@ -171,7 +159,7 @@ class Config(Strict):
             if len(set(seeds)) < len(seeds):
                 raise ConfigError(f"{key}: {seeds} holds a seed twice; every seed must be different")
         if self.profile not in self.profiles:
-            raise ConfigError(f"profile: {_unknown('profile', self.profile, list(self.profiles))}")
+            raise ConfigError(f"profile: {unknown('profile', self.profile, list(self.profiles))}")
         self.resolved_switches()
         self.resolved_compute()
         return self
@@ -179,7 +167,7 @@ class Config(Strict):
     def map_params(self, map_name: str) -> MapParams:
         """Settings of one map; ConfigError if the map has none."""
         if map_name not in self.maps:
-            raise ConfigError(f"maps: {_unknown('map', map_name, list(self.maps))}")
+            raise ConfigError(f"maps: {unknown('map', map_name, list(self.maps))}")
         return self.maps[map_name]
 
     def resolved_compute(self) -> Compute:
@@ -199,13 +187,14 @@ class Config(Strict):
     def resolved_switches(self) -> Switches:
         """The chosen profile with single flips applied."""
         merged = self.profiles[self.profile].model_dump() | self.switches
-        return _validated(Switches, merged, "switches")
+        return validated(Switches, merged, "switches")
 
 
 class CellConfig(Strict):
     """Everything that decides one cell's numbers, resolved; its digest decides reruns."""
 
     map_name: str
+    map_sha256: str = ""  # of the data of a map of one's own, "" for a shipped map
     env: Literal["embedded"]
     method: Method
     demos: str  # id of the demonstration set, "none" for methods without one
@@ -227,8 +216,11 @@ class CellConfig(Strict):
     results_version: int
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the canonical JSON of every field."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 (hex) over the canonical JSON of every field that holds something."""
+        fields = self.model_dump()
+        if not self.map_sha256:  # the numbers of shipped maps belong to the code: RESULTS_VERSION
+            del fields["map_sha256"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def cell_config(
@@ -243,9 +235,9 @@ def cell_config(
 ) -> CellConfig:
     """Resolve one cell; experts train `expert_env_steps` and keep checkpoints."""
     if map_name not in known_maps():
-        raise ConfigError(f"map: {_unknown('map', map_name, known_maps())}")
+        raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
     if method not in METHODS:
-        raise ConfigError(f"method: {_unknown('method', method, list(METHODS))}")
+        raise ConfigError(f"method: {unknown('method', method, list(METHODS))}")
     if method == "dm2" and demos == "none":
         raise ConfigError("demos: method dm2 learns from demonstrations; give a demonstration file")
     if method == "ippo" and demos != "none":
@@ -253,6 +245,7 @@ def cell_config(
     imitates = method == "dm2"
     fields = {
         "map_name": map_name,
+        "map_sha256": user_map_sha256(map_name),
         "env": config.env,
         "method": method,
         "demos": demos,
@@ -272,7 +265,7 @@ def cell_config(
         "discriminator": config.discriminator.model_dump() if imitates else None,
         "results_version": RESULTS_VERSION,
     }
-    return _validated(CellConfig, fields, "cell")
+    return validated(CellConfig, fields, "cell")
 
 
 class DemoSet(Strict):
@@ -317,62 +310,27 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """Read, merge and validate; raises ConfigError with one line."""
     path = Path(path)
     overrides = dict(overrides or {})
-    base = _read_yaml(path)
+    base = read_yaml(path, "; the shipped one is config/config.yaml")
     scale = overrides.get("scale", base.get("scale"))
     folder = path.parent / "scale"
     if folder.is_dir() and "scale" in base:
         known = sorted(p.stem for p in folder.glob("*.yaml"))
         if scale not in known:
-            raise ConfigError(f"scale: {_unknown('scale', str(scale), known)}")
-        base = _merge(base, _read_yaml(folder / f"{scale}.yaml"))
-    return _validated(Config, _merge(base, overrides), str(path))
+            raise ConfigError(f"scale: {unknown('scale', str(scale), known)}")
+        base = _merge(base, read_yaml(folder / f"{scale}.yaml"))
+    merged = _merge(base, overrides)
+    maps_file = merged.get("maps_file")
+    if isinstance(maps_file, str) and maps_file:
+        try:
+            add_maps(maps_file)
+        except ConfigError as error:
+            raise ConfigError(f"maps_file: {error}") from None
+    return validated(Config, merged, str(path))
 
 
 def dump_config(config: Config) -> str:
     """YAML text of a resolved config; `load_config` of it gives the same config wherever it lies."""
     return yaml.safe_dump(config.model_dump(), sort_keys=True)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A key that stands twice is an error, not a silent overwrite."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise ConfigError(f"{key}: stands twice (line {key_node.start_mark.line + 1}); keep one")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def parse_yaml(text: str) -> Any:
-    """Safe YAML with unique keys."""
-    loader = _UniqueKeyLoader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; the shipped one is config/config.yaml") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, RecursionError, ValueError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise ConfigError(
-            f"{path}: not valid YAML{line}: {str(getattr(error, 'problem', error)).splitlines()[0]}"
-        ) from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
-    return data
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -381,46 +339,3 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = out.get(key)
         out[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return out
-
-
-def _unknown(kind: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}known: {', '.join(map(str, known))}"
-
-
-def _validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(_one_line(model, error, where)) from None
-
-
-def _one_line(model: type[BaseModel], error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "value_error" and isinstance(first.get("ctx", {}).get("error"), ConfigError):
-        text = str(first["ctx"]["error"])
-    elif first["type"] == "extra_forbidden":
-        text = f"{key}: {_unknown('key', str(first['loc'][-1]), _sibling_keys(model, first['loc'][:-1]))}"
-    elif first["type"] == "missing":
-        text = f"{key}: missing; it must be given"
-    else:
-        text = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {str(first['input'])[:60]!r}"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {text}{more}".replace("\n", " ")
-
-
-def _sibling_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """Allowed keys of the component at `loc`."""
-    current: Any = model
-    for part in loc:
-        field = (
-            current.model_fields.get(part)
-            if isinstance(current, type) and issubclass(current, BaseModel)
-            else None
-        )
-        current = field.annotation if field is not None else current
-        if hasattr(current, "__args__"):  # dict[str, Model]
-            current = current.__args__[-1]
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []

@@ -54,10 +54,11 @@ class Pairs:
 def policy_episodes(rollout: Rollout, dtype: torch.dtype, *, terminal_row: bool) -> Episodes:
     """The rollout's episodes as the discriminator reads them: rows t < T, and t = T with the terminal row (D30)."""
     slots, battles, n_agents, obs_size = rollout.obs.shape
-    flat = rollout.obs.permute(2, 1, 0, 3).reshape(-1, obs_size).to(dtype)
+    obs = torch.zeros(n_agents * battles * slots + 1, obs_size, dtype=dtype)
+    obs[:-1].view(n_agents, battles, slots, obs_size).copy_(rollout.obs.permute(2, 1, 0, 3))
     start = np.arange(n_agents * battles, dtype=np.int64).reshape(n_agents, battles) * slots
     length = np.broadcast_to(rollout.lengths.numpy() + int(terminal_row), (n_agents, battles))
-    return Episodes(torch.cat([flat, flat.new_zeros(1, obs_size)]), start, length)
+    return Episodes(obs, start, length)
 
 
 def draw_pairs(

@@ -52,7 +52,7 @@ class Rows:
 
 def training_rows(rollout: Rollout, switches: Switches) -> Rows:
     """Gather the distinct inputs of a rollout under the given switches."""
-    slots, battles, n_agents, n_actions = rollout.avail_actions.shape
+    slots, _, n_agents, n_actions = rollout.avail_actions.shape
     limit = slots - 1
     dtype = rollout.values.dtype
     t = torch.arange(slots).unsqueeze(-1)
@@ -64,17 +64,19 @@ def training_rows(rollout: Rollout, switches: Switches) -> Rows:
     kept = real | echo
     index = torch.where(kept, kept.flatten().cumsum(0).view_as(kept) - 1, int(kept.sum()))
 
-    previous = torch.zeros(slots, battles, n_agents, n_actions, dtype=dtype)
-    previous[1:] = fn.one_hot(rollout.actions[:-1], n_actions).to(dtype)
-    if switches.t0_last_action_leak:
-        previous[0] = fn.one_hot(rollout.actions[0], n_actions).to(dtype)
-
     def gather(grid: Tensor) -> Tensor:
         """[L+1, B, N, ...] -> [N, R+1, ...], the padding row zero."""
-        picked = grid[kept].transpose(0, 1)
-        return torch.cat([picked, torch.zeros_like(picked[:, :1])], dim=1).contiguous()
+        out = torch.zeros(n_agents, int(kept.sum()) + 1, *grid.shape[3:], dtype=grid.dtype)
+        for i in range(n_agents):
+            out[i, :-1] = grid[:, :, i][kept]
+        return out
 
-    avail, last_action = gather(rollout.avail_actions), gather(previous)
+    previous = torch.full_like(rollout.actions, -1)  # none; shifted by one below, so that none is all zeros
+    previous[1:] = rollout.actions[:-1]
+    if switches.t0_last_action_leak:
+        previous[0] = rollout.actions[0]
+    last_action = fn.one_hot(gather(previous + 1), n_actions + 1)[..., 1:].to(dtype)
+    avail = gather(rollout.avail_actions)
     absorbing = torch.full_like(length, limit)
     rows = absorbing if switches.absorbing_padding else (length + int(switches.terminal_row)).clamp(max=limit)
     return Rows(

@@ -8,6 +8,7 @@ tests the encoding, never the dynamics.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import zipfile
 import zlib
@@ -24,13 +25,22 @@ from dm2core.env.scenario import known_maps, load_scenario, smac_units
 TOLERANCE = 1e-6
 BAD_FILE = 65  # sysexits.h EX_DATAERR
 
-_TYPES = {"bool": bool, "float": float}
-
-Arrays = dict[str, NDArray[Any]]
+# SMAC's other constructor arguments; nothing that is recorded depends on them.
+_WITHOUT_EFFECT = {
+    "map_name", "step_mul", "difficulty", "game_version", "seed", "replay_dir", "replay_prefix", "window_size_x",
+    "window_size_y", "heuristic_ai", "heuristic_rest", "debug",
+}  # fmt: skip
 
 
 class TraceError(ValueError):
     """The file is damaged or is not a recording; the message is one line."""
+
+
+class Arrays(dict[str, NDArray[Any]]):
+    """The arrays of one file by name."""
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        raise TraceError(f"array {name!r} is missing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Report:
 def _load(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return Arrays({name: file[name] for name in file.files})
     except (
         OSError,
         ValueError,
@@ -80,11 +90,22 @@ def _load(path: Path) -> Arrays:
 
 def _options(data: Arrays) -> observe.Options:
     """SMAC's constructor arguments from the file's opt_* entries; what is missing keeps SMAC's default."""
-    given: dict[str, Any] = {
-        field.name: _TYPES[str(field.type)](data[f"opt_{field.name}"])
-        for field in dataclasses.fields(observe.Options)
-        if f"opt_{field.name}" in data
-    }
+    types = {field.name: field.type for field in dataclasses.fields(observe.Options)}
+    given: dict[str, Any] = {}
+    for entry in data:
+        name = entry.removeprefix("opt_")
+        if name == entry or name in _WITHOUT_EFFECT:
+            continue
+        if name not in types:
+            raise TraceError(f"{entry} is no option of SMAC; known are {', '.join(types)}")
+        if data[entry].size != 1 or data[entry].dtype.kind not in "biuf":
+            raise TraceError(f"{entry} must be one number, it is {data[entry].dtype} {data[entry].shape}")
+        value = float(data[entry].item())
+        if types[name] == "bool" and value not in (0.0, 1.0):
+            raise TraceError(f"{entry} must be 0 or 1, it is {value:g}")
+        if not math.isfinite(value):
+            raise TraceError(f"{entry} must be finite, it is {value}")
+        given[name] = bool(value) if types[name] == "bool" else value
     return observe.Options(**given)
 
 
@@ -99,15 +120,18 @@ def _map_name(data: Arrays) -> str:
     return "unknown map {}_vs_{}".format(*sizes)
 
 
-def _unit_rows(data: Arrays, frame: int, base: int, type_bits: int) -> NDArray[np.float64]:
+def _unit_rows(data: Arrays, name: str, frame: int, base: int, type_bits: int) -> NDArray[np.float64]:
     """Unit table [U, 4] of one episode, from the unit data of its first frame.
 
     SMAC's constants depend on the unit type. Stock ids name it; the maps' own ally types have custom ids, so there
-    the body (health and shield) names it. Unknown ones get SMAC's fallback: cooldown scale 15, the unit's own shield.
+    the body (health and shield) names it, or else the place among the types of a map we know. Unknown ones get
+    SMAC's fallback: cooldown scale 15, the unit's own shield.
     """
     known, orders = smac_units()
     by_id = {unit.smac_type: unit for unit in known}
     by_body = {(unit.health, unit.shield): unit for unit in known}
+    allies = load_scenario(name).allies if name in known_maps() else ()
+    by_slot = dict(enumerate(by_id[kind] for kind in dict.fromkeys(unit.smac_type for unit in allies)))
     present = {int(kind) for kind in np.unique(data["enemy_type"])}
     order = next((order for order in orders if present <= set(order)), sorted(present))
     rows = []
@@ -115,8 +139,10 @@ def _unit_rows(data: Arrays, frame: int, base: int, type_bits: int) -> NDArray[n
         for j, kind in enumerate(data[f"{side}_type"][frame].tolist()):
             health = float(data[f"{side}_health_max"][frame, j])
             shield = float(data[f"{side}_shield_max"][frame, j])
-            unit = by_id.get(kind) or by_body.get((health, shield))
             slot = kind - base if side == "ally" else order.index(kind)
+            unit = by_id.get(kind) or by_body.get((health, shield))
+            if unit is None and side == "ally":
+                unit = by_slot.get(slot)
             if type_bits and not 0 <= slot < type_bits:
                 raise ValueError(f"unit type {kind} has no place among {type_bits} type bits")
             scale = unit.shield_scale if unit else shield
@@ -127,7 +153,9 @@ def _unit_rows(data: Arrays, frame: int, base: int, type_bits: int) -> NDArray[n
 def _largest(mine: NDArray[np.generic], theirs: NDArray[np.generic]) -> float:
     if mine.shape != theirs.shape:
         return float("inf")
-    difference = np.abs(mine.astype(np.float64) - theirs.astype(np.float64))
+    # With a time step in it SMAC's observation is float64, ours float32.
+    with np.errstate(all="ignore"):
+        difference = np.abs(mine.astype(np.float64) - theirs.astype(mine.dtype).astype(np.float64))
     difference[np.isnan(difference)] = np.inf
     return float(difference.max(initial=0.0))
 
@@ -138,9 +166,11 @@ def check_encoding(path: str | Path) -> Report:
     data = _load(path)
     try:
         return _check(str(path), data)
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+    except TraceError as error:
+        raise TraceError(f"{path}: not a recording of this format ({error})") from error
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
         raise TraceError(
-            f"{path}: not a recording of this format ({type(error).__name__}: {error})"
+            f"{path}: not a recording of this format ({type(error).__name__}: {' '.join(str(error).split())})"
         ) from error
 
 
@@ -151,6 +181,12 @@ def _check(path: str, data: Arrays) -> Report:
     sides = [np.stack([data[f"{side}_{key}"] for key in fields], axis=-1) for side in ("ally", "enemy")]
     raw = np.ascontiguousarray(np.concatenate(sides, axis=1), dtype=np.float32)
     frames = len(raw)
+    size = data["inst_pathing_grid"].shape[1:]
+    height = np.zeros((len(data["inst_pathing_grid"]), *size))
+    if options.obs_terrain_height:
+        height = data["inst_terrain_height"].astype(np.float64)
+    if len(size) != 2 or height.shape[1:] != size:
+        raise TraceError(f"pathing grids of size {size} and terrain heights of size {height.shape[1:]}")
     if raw.shape != (frames, n_agents + n_enemies, 5) or frames == 0:
         raise ValueError(f"unit data of shape {raw.shape} for {n_agents} agents and {n_enemies} enemies")
     t = data["t"].astype(np.int32)
@@ -177,13 +213,13 @@ def _check(path: str, data: Arrays) -> Report:
             shield_ally=bool(data["shield_bits_ally"]),
             shield_enemy=bool(data["shield_bits_enemy"]),
             episode_limit=int(data["episode_limit"]),
-            pathing=np.ascontiguousarray(data["inst_pathing_grid"][k], dtype=np.uint8),
-            height=np.ascontiguousarray(data["inst_terrain_height"][k], dtype=np.float64),
+            pathing=np.ascontiguousarray(data["inst_pathing_grid"][k] != 0, dtype=np.uint8),
+            height=height[k],
             max_reward=float(data["inst_max_reward"][k]),
             options=options,
             extent=(float(data["inst_max_distance_x"][k]), float(data["inst_max_distance_y"][k])),
         )
-        table = _unit_rows(data, start, int(data["inst_min_ally_type"][k]), type_bits)
+        table = _unit_rows(data, name, start, int(data["inst_min_ally_type"][k]), type_bits)
         e, spec, count = encoding, encoding.spec, stop - start
         units, acts, steps = raw[span], last_action[span], t[span]
         rows = np.arange(count, dtype=np.int64)
@@ -203,7 +239,7 @@ def _check(path: str, data: Arrays) -> Report:
         dead = np.zeros((2, count), dtype=np.int32)
         observe.judge(rows, before[span], units, steps, e.sizes, e.ground, e.reward, reward, flags, dead)
         reward[0], flags[:, 0] = 0.0, False  # after a reset nothing has been returned yet
-        limit = flags[1] & bool(data["opt_continuing_episode"])
+        limit = flags[1] & options.continuing_episode
         obs_error = max(obs_error, _largest(obs, data["obs"][span]))
         state_error = max(state_error, _largest(state, data["state"][span]))
         reward_error = max(reward_error, _largest(reward, data["reward"][span]))

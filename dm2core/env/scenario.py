@@ -1,11 +1,16 @@
-"""Maps and unit types as data, read from units_and_maps.yaml. Needs neither numba nor torch.
+"""Maps and unit types as data: the shipped units_and_maps.yaml, and files of the user's own beside it.
+
+Needs neither numba nor torch.
 
 Lengths are map cells, times game loops (16 a game second), speeds cells per loop.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +19,9 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+
+from dm2core.env.map_file import read_map_file
+from dm2core.strict import ConfigError
 
 DATA_FILE = Path(__file__).with_name("units_and_maps.yaml")
 _HALF_SQRT3 = 0.8660254037844386
@@ -97,16 +105,81 @@ class Scenario:
         grid[:, self.rows[0] : self.rows[1]] = 1
         return grid
 
+    def sha256(self) -> str:
+        """Hash (hex) of every number of the map and of the units on it."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["start"] = self.start.tolist()
+        return hashlib.sha256(
+            json.dumps(fields, default=dataclasses.asdict, sort_keys=True).encode()
+        ).hexdigest()
+
 
 @cache
-def _data() -> dict[str, Any]:
+def _shipped() -> dict[str, Any]:
     data: dict[str, Any] = yaml.safe_load(DATA_FILE.read_text(encoding="utf-8"))
     return data
 
 
+_own: dict[str, dict[str, Any]] = {"units": {}, "terrains": {}, "maps": {}}  # what add_maps has read
+
+
+def _data() -> dict[str, Any]:
+    return _shipped() | {section: _shipped()[section] | rows for section, rows in _own.items()}
+
+
 def known_maps() -> list[str]:
-    """Names of all maps in the data file."""
+    """Names of all maps: the shipped ones, then those of `add_maps`."""
     return list(_data()["maps"])
+
+
+def add_maps(path: str | Path) -> list[str]:
+    """Make the maps and unit types of a user's file known to this process; the names of its maps.
+
+    Shipped names cannot be redefined; a name of an earlier file, or of this one read before, is replaced. ConfigError
+    (one line: file, key, what is expected) if the file cannot be used; nothing has changed then.
+    """
+    new = read_map_file(Path(path), _shipped())
+    before = {section: dict(rows) for section, rows in _own.items()}
+    for section, rows in new.items():
+        _own[section].update(rows)
+    _forget()
+    try:
+        for name in new["maps"]:
+            _check_start(_load(name), f"{path}: maps.{name}")
+    except ConfigError:
+        _own.update(before)
+        _forget()
+        raise
+    return list(new["maps"])
+
+
+def user_map_sha256(name: str) -> str:
+    """Hash of a map that `add_maps` has read; empty for a shipped one, which `RESULTS_VERSION` stands for."""
+    return _load(name).sha256() if name in _own["maps"] else ""
+
+
+def _forget() -> None:
+    unit_types.cache_clear()
+    _load.cache_clear()
+
+
+def _check_start(scenario: Scenario, where: str) -> None:
+    """ConfigError unless every unit starts on walkable ground and no two of them overlap."""
+    units, (width, depth) = scenario.allies + scenario.enemies, scenario.size
+    low, high = scenario.rows
+    if high > depth:
+        raise ConfigError(
+            f"{where}.terrain: rows [{low}, {high}) reach beyond a map of {width} x {depth} cells"
+        )
+    body = np.array([unit.separation_radius for unit in units])
+    x, y = scenario.start.T
+    outside = (x < body) | (x > width - body) | (y < low + body) | (y > high - body)
+    apart = np.hypot(x[:, None] - x, y[:, None] - y)
+    near = apart < 0.99 * (body[:, None] + body) - np.eye(len(units)) * 1e9
+    for u in np.flatnonzero(outside | near.any(1)):
+        side = "ally_spawn" if u < scenario.n_agents else "enemy_spawn"
+        fault = "off the walkable ground" if outside[u] else "inside another unit"
+        raise ConfigError(f"{where}.{side}: a {units[u].name} would start at {x[u]:.2f}, {y[u]:.2f}, {fault}")
 
 
 @cache
@@ -194,16 +267,28 @@ def cluster(types: tuple[UnitType, ...]) -> NDArray[np.float64]:
     return np.array([(x, y) for x, y, _ in placed])
 
 
+def load_scenario(name: str, maps_file: str | Path | None = None) -> Scenario:
+    """The map called `name`; ValueError (one line) names the nearest known one.
+
+    `maps_file` is read first, as by `add_maps`.
+    """
+    if maps_file is not None:
+        add_maps(maps_file)
+    return _load(name)
+
+
 @cache
-def load_scenario(name: str) -> Scenario:
-    """The map called `name`; ValueError (one line) names the nearest known one."""
+def _load(name: str) -> Scenario:
     data = _data()
     if name not in data["maps"]:
         near = difflib.get_close_matches(name, data["maps"], n=1, cutoff=0.0)
         raise ValueError(
             f"map {name!r} is unknown; did you mean {near[0]!r}? known: {', '.join(data['maps'])}"
         )
-    row, geometry, table = data["maps"][name], data["geometry"], unit_types()
+    row, table = data["maps"][name], unit_types()
+    geometry = data["geometry"] | {
+        key: row[key] for key in ("size", "ally_spawn", "enemy_spawn") if key in row
+    }
     teams = [
         tuple(table[kind] for kind, n in row[side].items() for _ in range(n))
         for side in ("allies", "enemies")

@@ -53,7 +53,8 @@ def _encoding(scenario: Scenario, options: observe.Options) -> tuple[observe.Enc
     kinds = list(dict.fromkeys(u.name for u in scenario.allies))
     present = {u.smac_type for u in scenario.enemies}
     enemy_kinds = next((order for order in smac_units()[1] if present <= set(order)), sorted(present))
-    type_bits = len(present) if len(present) > 1 else 0
+    mixed = len(kinds) > 1 or len(present) > 1
+    type_bits = max(len(kinds), len(enemy_kinds)) if mixed else 0
     shield_ally = any(u.race == "protoss" for u in scenario.allies)
     shield_enemy = any(u.race == "protoss" for u in scenario.enemies)
     max_reward = scenario.n_enemies * options.reward_death_value + options.reward_win
@@ -73,7 +74,9 @@ def _encoding(scenario: Scenario, options: observe.Options) -> tuple[observe.Enc
     types = [kinds.index(u.name) for u in scenario.allies]
     types += [enemy_kinds.index(u.smac_type) for u in scenario.enemies]
     units = scenario.allies + scenario.enemies
-    rows = [(u.health, u.smac_max_shield, u.smac_max_cooldown, t) for u, t in zip(units, types, strict=True)]
+    # A unit without shields in a team that has some: its shield is 0, whatever it is divided by.
+    shields = [u.smac_max_shield or 1.0 for u in units]
+    rows = [(u.health, s, u.smac_max_cooldown, t) for u, s, t in zip(units, shields, types, strict=True)]
     return encoding, np.array(rows, dtype=np.float64)
 
 
@@ -87,7 +90,8 @@ class BattleSim:
     def __init__(
         self, scenario: str | Scenario, num_battles: int, options: observe.Options | None = None
     ) -> None:
-        """`scenario` is the name of a map, or a map of your own (`dataclasses.replace` of a loaded one)."""
+        """`scenario` is the name of a map, or a `Scenario`: of a file of your own (`load_scenario(name, maps_file)`),
+        or a loaded one changed with `dataclasses.replace`."""
         if num_battles < 1:
             raise ValueError(f"num_battles must be at least 1, got {num_battles}")
         if isinstance(scenario, str):
@@ -182,18 +186,31 @@ class BattleSim:
         )  # fmt: skip
         return self._state
 
-    def save(self) -> dict[str, NDArray[np.generic]]:
-        """Everything that decides the future of all battles, as copies."""
-        return {name: getattr(self, name).copy() for name in self._STATE}
+    def save(self, battles: NDArray[np.int64] | None = None) -> dict[str, NDArray[np.generic]]:
+        """Everything that decides the future of the listed battles ([b]), or of all, as copies [b, ...]."""
+        battles = self._all if battles is None else self._listed(battles)
+        return {name: getattr(self, name)[battles] for name in self._STATE}
 
-    def restore(self, saved: dict[str, NDArray[np.generic]]) -> None:
-        """Go back to a `save` of an env of the same map and size."""
+    def restore(
+        self, saved: dict[str, NDArray[np.generic]], battles: NDArray[np.int64] | None = None
+    ) -> None:
+        """Put a `save` of b battles into the listed ones ([b], distinct), or into all; any env of the same map and
+        options will do. The same actions then give the same bits, wherever the battle lies."""
+        battles = self._all if battles is None else self._listed(battles)
         for name in self._STATE:
-            mine = getattr(self, name)
-            if saved[name].shape != mine.shape:
-                raise ValueError(f"{name} has shape {saved[name].shape}, this env needs {mine.shape}")
-            mine[...] = saved[name]
-        self._encode(self._all)
+            needed = (battles.size, *getattr(self, name).shape[1:])
+            if saved[name].shape != needed:
+                raise ValueError(f"{name} has shape {saved[name].shape}, these battles need {needed}")
+        for name in self._STATE:
+            getattr(self, name)[battles] = saved[name]
+        self._encode(battles)
+
+    def _listed(self, battles: NDArray[np.int64]) -> NDArray[np.int64]:
+        battles = np.ascontiguousarray(battles, dtype=np.int64)
+        for number in battles:
+            if not 0 <= number < self.num_battles:
+                raise self._no_battle(number)
+        return battles
 
     _STATE = ("_floats", "_ints", "_streams", "_steps", "_last_action", "raw")
 

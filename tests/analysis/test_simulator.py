@@ -13,8 +13,9 @@ from dm2core.analysis.calibration import at, calibration_cells, collect, curve
 from dm2core.analysis.choices import CHOICES, Choice
 from dm2core.analysis.scores import ResultsError
 from dm2core.analysis.simulator_page import distance, page, wilson
-from dm2core.config import cell_config, load_config, parse_yaml
+from dm2core.config import cell_config, load_config
 from dm2core.env.scenario import load_scenario
+from dm2core.strict import parse_yaml
 from workflow.scripts import measure_simulator as measure
 
 ROOT = Path(__file__).resolve().parents[2]

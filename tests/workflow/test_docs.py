@@ -8,7 +8,8 @@ from typing import get_args
 
 from pydantic import BaseModel
 
-from dm2core.config import Config, Switches, load_config, parse_yaml
+from dm2core.config import Config, Switches, load_config
+from dm2core.strict import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dm2core.analysis.simulator_page import page
-from dm2core.config import parse_yaml
+from dm2core.strict import parse_yaml
 
 
 def main(argv: Sequence[str] | None = None) -> int:
