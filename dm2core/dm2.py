@@ -18,9 +18,10 @@ from dm2core.pairs import Episodes, policy_episodes
 from dm2core.ppo import Batch, Learners, make_batch, make_learners, update_policies
 from dm2core.returns import explained_variance
 from dm2core.reward import imitation_reward, mix
-from dm2core.rng import battle_keys, torch_stream
+from dm2core.rng import battle_keys
 from dm2core.rollout import Rollout, collect
 from dm2core.rows import training_rows
+from dm2core.torch_rng import torch_stream
 from dm2core.types import BattleEnv, EnvSpec
 
 

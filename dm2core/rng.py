@@ -7,40 +7,28 @@ index k. Addresses are hashed with SHA-256, hence streams of different roles or 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import torch
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _entropy(seed: int, role: str, index: int) -> bytes:
+def entropy(seed: int, role: str, index: int) -> bytes:
+    """32 bytes that belong to one address."""
     return hashlib.sha256(f"dm2|{seed}|{role}|{index}".encode()).digest()
 
 
 def stream(seed: int, role: str, index: int = 0) -> np.random.Generator:
     """NumPy generator for one address."""
     return np.random.Generator(
-        np.random.Philox(key=int.from_bytes(_entropy(seed, role, index)[:16], "little"))
+        np.random.Philox(key=int.from_bytes(entropy(seed, role, index)[:16], "little"))
     )
-
-
-def torch_stream(seed: int, role: str, index: int = 0) -> torch.Generator:
-    """CPU torch generator for one address."""
-    import torch
-
-    generator = torch.Generator(device="cpu")
-    generator.manual_seed(int.from_bytes(_entropy(seed, role, index)[:8], "little") >> 1)
-    return generator
 
 
 def battle_keys(seed: int, role: str, first: int, count: int) -> NDArray[np.uint64]:
     """Keys [count] of battles first..first+count-1: battle b's key does not depend on how many are asked for."""
-    base = np.uint64(int.from_bytes(_entropy(seed, role, 0)[:8], "little"))
+    base = np.uint64(int.from_bytes(entropy(seed, role, 0)[:8], "little"))
     with np.errstate(over="ignore"):
         key = base + _GOLDEN * np.arange(first, first + count, dtype=np.uint64)
         key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
