@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dm2core.config import CellConfig, cell_config, load_config
-from dm2core.dm2 import init_state, iterate
+from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.evaluate import evaluate
 
@@ -25,13 +25,13 @@ from dm2core.evaluate import evaluate
 def curve(cell: CellConfig) -> list[float]:
     """Greedy win rate after every `eval_every` env steps."""
     env = make_env(cell.map_name, cell.map_params.episodes_per_update)
-    state, rates, due = init_state(cell, env.spec), [], cell.eval_every
-    while state.env_steps < cell.env_steps:
-        iterate(state, env, None, cell)
-        if state.env_steps >= due:
-            due = (state.env_steps // cell.eval_every + 1) * cell.eval_every
+    learner, rates, due = Dm2(cell, env), [], cell.eval_every
+    while learner.env_steps < cell.env_steps:
+        learner.iterate()
+        if learner.env_steps >= due:
+            due = (learner.env_steps // cell.eval_every + 1) * cell.eval_every
             result = evaluate(
-                state.actor, cell.map_name, 64, cell.eval_seed, greedy=True, compute=cell.compute
+                learner.policy, cell.map_name, 64, cell.eval_seed, greedy=True, compute=cell.compute
             )
             rates.append(result["win_rate"])
     return rates

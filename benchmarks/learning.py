@@ -8,9 +8,9 @@ import time
 import torch
 
 from dm2core.config import Config, cell_config
-from dm2core.dm2 import init_state, iterate
+from dm2core.demonstrations import of_rollout
+from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
-from dm2core.pairs import policy_episodes
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 
@@ -24,15 +24,17 @@ def env_steps_per_s(config: Config, map_name: str, method: str, iterations: int)
     demos = "none" if method == "ippo" else "benchmark"
     cell = cell_config(config, map_name=map_name, method=method, seed=0, demos=demos)
     env = make_env(map_name, cell.map_params.episodes_per_update)
-    state = init_state(cell, env.spec)
-    expert = None
+    demonstrations = None
     if method == "dm2":
-        played = collect(make_env(map_name, 1000), state.actor, None, battle_keys(1, "benchmark", 0, 1000))
-        expert = policy_episodes(played, torch.float32, terminal_row=cell.switches.terminal_row)
-    iterate(state, env, expert, cell)  # compiles and fills caches
+        player = Dm2(cell_config(config, map_name=map_name, method="ippo", seed=0), make_env(map_name, 1))
+        keys = battle_keys(1, "benchmark", 0, 1000)
+        played = collect(make_env(map_name, 1000), player.policy, None, keys, compute=cell.compute)
+        demonstrations = of_rollout(played, map_name)
+    learner = Dm2(cell, env, demonstrations)
+    learner.iterate()  # compiles and fills caches
     rates = []
     for _ in range(iterations):
-        before, start = state.env_steps, time.perf_counter()
-        iterate(state, env, expert, cell)
-        rates.append((state.env_steps - before) / (time.perf_counter() - start))
+        before, start = learner.env_steps, time.perf_counter()
+        learner.iterate()
+        rates.append((learner.env_steps - before) / (time.perf_counter() - start))
     return statistics.median(rates)

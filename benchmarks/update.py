@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from dm2core.config import CellConfig, Config, cell_config
+from dm2core.demonstrations import of_rollout
 from dm2core.discriminator import BACKENDS
-from dm2core.dm2 import init_state
+from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.pairs import Pairs, draw_pairs, policy_episodes
 from dm2core.ppo import Batch, make_batch, minibatch_step
@@ -46,9 +47,10 @@ def update_share_of_peak(config: Config, map_name: str) -> dict[str, float]:
     """Shares of the peak that one PPO step and one discriminator step reach, and the peak in GFLOP/s."""
     cell = cell_config(config, map_name=map_name, method="dm2", seed=0, demos="benchmark")
     env = make_env(map_name, cell.map_params.episodes_per_update)
-    state = init_state(cell, env.spec)
+    ippo = Dm2(cell_config(config, map_name=map_name, method="ippo", seed=0), env).learners
     keys = battle_keys(0, "benchmark", 0, env.num_battles)
-    rollout = collect(env, state.actor, state.learners.critic, keys, compute=cell.compute)
+    rollout = collect(env, ippo.actor, ippo.critic, keys, compute=cell.compute)
+    state = Dm2(cell, env, of_rollout(rollout, map_name))
     rows = training_rows(rollout, cell.switches)
     rewards = rollout.rewards.unsqueeze(-1).expand(-1, -1, env.spec.n_agents)
     batch = make_batch(state.learners, rows, rewards, cell.ppo, cell.switches)

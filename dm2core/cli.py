@@ -173,7 +173,7 @@ def _train(args: argparse.Namespace) -> None:
     }
     cell_config(config, **common, demos=demos_id)  # complain before torch is imported
     if args.demos is not None:
-        from dm2core.demos import load_demos
+        from dm2core.demonstrations import load_demos
 
         loaded = load_demos(args.demos)
         demos_id, sha256 = loaded.demos_id, loaded.sha256

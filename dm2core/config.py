@@ -19,10 +19,9 @@ from pydantic import Field, model_validator
 
 from dm2core import RESULTS_VERSION
 from dm2core.env.scenario import add_maps, known_maps, load_scenario, user_map_sha256
+from dm2core.methods import METHODS
 from dm2core.strict import ConfigError, Strict, read_yaml, unknown, validated
 
-Method = Literal["ippo", "dm2"]
-METHODS: tuple[Method, ...] = ("ippo", "dm2")
 Compute = Literal["fused", "torch"]  # compiled kernels, or torch
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -67,6 +66,14 @@ class Discriminator(Strict):
     steps: Count  # Adam steps per PPO iteration
     episodes_per_step: Count  # per side
     gp_coef: Annotated[float, Field(ge=0)]
+
+
+class Cloning(Strict):
+    """Behaviour cloning of demonstrations before training; the released code has none, so the values are ours."""
+
+    lr: Positive
+    epochs: Count
+    batch_rows: Count  # per agent
 
 
 class MapParams(Strict):
@@ -126,6 +133,8 @@ class Config(Strict):
     budget: Budget
     ppo: PPO
     discriminator: Discriminator
+    cloning: Cloning
+    own_episodes: Count  # self-imitation: how many of the best own episodes are kept
     demos: DemoSettings
     maps: dict[str, MapParams]
     demo_ablation: Ablation
@@ -196,7 +205,7 @@ class CellConfig(Strict):
     map_name: str
     map_sha256: str = ""  # of the data of a map of one's own, "" for a shipped map
     env: Literal["embedded"]
-    method: Method
+    method: str
     demos: str  # id of the demonstration set, "none" for methods without one
     demos_sha256: str  # of the demonstration file, "" without one
     seed: Seed
@@ -210,17 +219,23 @@ class CellConfig(Strict):
     switches: Switches
     ppo: PPO
     map_params: MapParams
-    discriminator: (
-        Discriminator | None
-    )  # None where the method has none, so that its settings rerun no such cell
+    # None where the method has no such part, so that its settings rerun no such cell.
+    discriminator: Discriminator | None
+    cloning: Cloning | None = None
+    own_episodes: int | None = None
     results_version: int
 
     def digest(self) -> str:
         """SHA-256 (hex) over the canonical JSON of every field that holds something."""
         fields = self.model_dump()
-        if not self.map_sha256:  # the numbers of shipped maps belong to the code: RESULTS_VERSION
-            del fields["map_sha256"]
+        for name in _LATER:
+            if not fields[name]:
+                del fields[name]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+# Fields that most cells leave empty; an empty one leaves the digest as it was before there were such fields.
+_LATER = ("map_sha256", "cloning", "own_episodes")
 
 
 def cell_config(
@@ -238,11 +253,11 @@ def cell_config(
         raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
     if method not in METHODS:
         raise ConfigError(f"method: {unknown('method', method, list(METHODS))}")
-    if method == "dm2" and demos == "none":
-        raise ConfigError("demos: method dm2 learns from demonstrations; give a demonstration file")
-    if method == "ippo" and demos != "none":
-        raise ConfigError(f"demos: method ippo takes no demonstrations, got {demos!r}")
-    imitates = method == "dm2"
+    kind = METHODS[method]
+    if kind.needs_demos and demos == "none":
+        raise ConfigError(f"demos: method {method} learns from demonstrations; give a demonstration file")
+    if not kind.needs_demos and demos != "none":
+        raise ConfigError(f"demos: method {method} takes no demonstrations, got {demos!r}")
     fields = {
         "map_name": map_name,
         "map_sha256": user_map_sha256(map_name),
@@ -261,8 +276,10 @@ def cell_config(
         "switches": config.resolved_switches().model_dump(),
         "ppo": config.ppo.model_dump(),
         "map_params": config.map_params(map_name).model_dump()
-        | ({} if imitates else {"imitation_coef": 0.0}),
-        "discriminator": config.discriminator.model_dump() if imitates else None,
+        | ({} if kind.reward == "mixed" else {"imitation_coef": 0.0}),
+        "discriminator": config.discriminator.model_dump() if kind.imitates else None,
+        "cloning": config.cloning.model_dump() if kind.cloned else None,
+        "own_episodes": config.own_episodes if kind.learns_from == "self" else None,
         "results_version": RESULTS_VERSION,
     }
     return validated(CellConfig, fields, "cell")

@@ -1,4 +1,4 @@
-"""Demonstrations: whose, from which checkpoint, from which battles; one file of plain arrays and a card.
+"""Making demonstrations: whose, from which checkpoint, from which battles; and the card that says so.
 
 The four sets of the paper's Fig. 3 in data terms (its appendix B and the released data paths), K episodes per agent:
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,44 +23,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dm2core.checkpoint import load_tensors, read_file, sha256_file, write_atomic
-from dm2core.config import CellConfig, Config, DemoSet, parse_demos_id
+from dm2core.checkpoint import load_tensors, read_file, write_atomic
+from dm2core.config import Config, DemoSet, parse_demos_id
+from dm2core.demonstrations import FIELDS, AgentDemos
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
 from dm2core.nets import load_actor, mix_agents
-from dm2core.pairs import Episodes
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
-from dm2core.types import EnvSpec
 
 BATTLES = 250  # played side by side
-
-
-@dataclass(frozen=True)
-class AgentDemos:
-    """One agent's K episodes, rows end to end; an episode of T steps has T+1 rows, the last its final observation."""
-
-    obs: NDArray[np.float32]  # [R, O]
-    actions: NDArray[np.int64]  # [R]; the last of an episode was never executed
-    lengths: NDArray[np.int64]  # [K] steps T
-    won: NDArray[np.bool_]  # [K]
-    episode_return: NDArray[np.float32]  # [K]
-    battle: NDArray[np.int64]  # [K] number of the battle it comes from
-
-
-@dataclass(frozen=True)
-class Demos:
-    """A demonstration set as read back."""
-
-    map_name: str
-    demos_id: str
-    sha256: str
-    agents: tuple[AgentDemos, ...]
 
 
 @dataclass(frozen=True)
@@ -74,16 +49,6 @@ class Expert:
     tensors: dict[str, Tensor]
     digest: str
     sha256: str  # of its checkpoints file
-
-
-FIELDS = {
-    "obs": "float32",
-    "actions": "int64",
-    "lengths": "int64",
-    "won": "bool",
-    "episode_return": "float32",
-    "battle": "int64",
-}
 
 
 def choose_checkpoint(win_rates: Sequence[tuple[int, float]], demos: DemoSet) -> int:
@@ -162,73 +127,6 @@ def _sample(
         own = _play(team.tensors, map_name, seed, f"demos/team{team.seed}", i * count, count, compute)
         agents.append(_agent(own, i, i * count))
     return agents
-
-
-def load_demos(path: Path, cell: CellConfig | None = None, spec: EnvSpec | None = None) -> Demos:
-    """Read a set (its folder or demos.npz), checked against its card and, if given, against the cell's map."""
-    folder = path.parent if path.suffix == ".npz" else path
-    card = read_card(folder)
-    file = folder / "demos.npz"
-    if sha256_file(file) != card["sha256"]:
-        raise DataError(
-            f"{file}: its SHA-256 is not the card's, so it is damaged or changed; sample it again"
-        )
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            count = sum(name.endswith("/obs") for name in arrays.files)
-            agents = tuple(AgentDemos(*(arrays[f"agent{i}/{name}"] for name in FIELDS)) for i in range(count))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file}: not a demonstration file ({str(error).splitlines()[0]})") from None
-    _check_arrays(file, agents)
-    if spec is not None:
-        wanted = (spec.map_name, spec.n_agents, spec.obs_size)
-        found = (card["map"], len(agents), agents[0].obs.shape[1])
-        if wanted != found:
-            raise DataError(f"{file}: (map, agents, obs size) is {found}, the cell needs {wanted}")
-    have = min(len(agent.lengths) for agent in agents)
-    need = cell.discriminator.episodes_per_step if cell is not None and cell.discriminator is not None else 0
-    if have < need:
-        raise DataError(f"{file}: {have} episodes per agent, but discriminator.episodes_per_step is {need}")
-    return Demos(card["map"], card["demos_id"], card["sha256"], agents)
-
-
-def _check_arrays(file: Path, agents: Sequence[AgentDemos]) -> None:
-    """Refuse a file whose arrays do not fit each other: its hash may be right and its maker wrong."""
-    if not agents:
-        raise DataError(f"{file}: holds no agent")
-    for i, a in enumerate(agents):
-        if any(getattr(a, name).dtype != kind for name, kind in FIELDS.items()):
-            raise DataError(f"{file}: agent {i} has arrays of a wrong type; they must be {FIELDS}")
-        episodes, rows = a.lengths.shape, int((a.lengths + 1).sum())
-        same = a.won.shape == a.episode_return.shape == a.battle.shape == episodes
-        if a.obs.ndim != 2 or len(episodes) != 1 or not same or a.lengths.min(initial=1) < 1:
-            raise DataError(f"{file}: agent {i} has arrays of a wrong shape")
-        if len(a.obs) != rows or a.actions.shape != (rows,) or a.obs.shape[1] != agents[0].obs.shape[1]:
-            raise DataError(f"{file}: agent {i} has {len(a.obs)} observations, its lengths ask for {rows}")
-        if not (np.isfinite(a.obs).all() and len(a.lengths) == len(agents[0].lengths)):
-            raise DataError(f"{file}: agent {i} has observations that are not finite, or too few episodes")
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """card.json of a demonstration set; DataError if it is missing or incomplete."""
-    path = folder / "card.json"
-    try:
-        card = json.loads(path.read_text())
-        _ = card["map"], card["demos_id"], card["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a demonstration card ({error})") from None
-    return dict(card)
-
-
-def expert_episodes(demos: Demos, dtype: torch.dtype, *, terminal_row: bool) -> Episodes:
-    """The set as discriminators read it; without the terminal row (D30) each episode's last row is left out."""
-    obs = torch.from_numpy(np.concatenate([a.obs for a in demos.agents])).to(dtype)
-    first = np.cumsum([0] + [len(a.obs) for a in demos.agents])
-    start = np.stack(
-        [first[i] + np.cumsum(a.lengths + 1) - (a.lengths + 1) for i, a in enumerate(demos.agents)]
-    )
-    length = np.stack([a.lengths + int(terminal_row) for a in demos.agents])
-    return Episodes(torch.cat([obs, obs.new_zeros(1, obs.shape[1])]), start, length)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Per-agent GAIL discriminators on single observations: logit f_i(o), high for agent i's demonstrations.
 
+In the state-action variant o is followed by the action's number, as the released code has it.
+
 One step (gail_learner.py lines 60-110), agent by agent on its own pairs of rows (pairs.py):
     BCE(f(x_E), 1) + BCE(f(x_P), 0) + 10 mean (|grad_x f(x)| - 1)^2,   x = alpha x_E + (1 - alpha) x_P, alpha ~ U(0,1)
 """
@@ -86,17 +88,21 @@ def update_discriminators(
 
 
 @torch.no_grad()
-def policy_logits(net: DiscriminatorNet, rollout: Rollout, switches: Switches) -> Tensor:
-    """f_i(o_t) [L, B, N] on the agents' own observations.
+def policy_logits(
+    net: DiscriminatorNet, rollout: Rollout, switches: Switches, *, actions: bool = False
+) -> Tensor:
+    """f_i(o_t) [L, B, N] on the agents' own observations, with `actions` f_i(o_t, a_t).
 
     With absorbing padding (D05) padded and dead slots get f(0); without it they get 0.
     """
-    slots, battles, n_agents, obs_size = rollout.obs.shape
+    slots, battles, n_agents, _ = rollout.obs.shape
     t = torch.arange(slots).unsqueeze(-1)
     real = t < rollout.lengths + int(switches.terminal_row)
     x = rollout.obs[real].transpose(0, 1).to(net.head.weight.dtype)  # [N, R, O]
+    if actions:
+        x = torch.cat([x, rollout.actions[real].T.unsqueeze(-1).to(x.dtype)], dim=-1)
     f = torch.cat([net(part) for part in x.split(BLOCK, dim=1)], dim=1)
-    f_zero = net(x.new_zeros(n_agents, 1, obs_size))[:, 0]
+    f_zero = net(x.new_zeros(n_agents, 1, x.shape[2]))[:, 0]
     grid = f_zero.expand(slots, battles, n_agents).clone()
     grid[real] = f.T
     if not switches.absorbing_padding:

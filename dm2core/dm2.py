@@ -1,46 +1,146 @@
 """DM2, Algorithm 1: independent PPO agents paid the task reward plus the logit of their own discriminator.
 
-IPPO is the same loop without demonstrations. The comments give the algorithm's line numbers.
+The same loop without demonstrations is IPPO; methods.py lists what else it is with other parts. The comments give the
+algorithm's line numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dm2core.cloning import clone
 from dm2core.config import CellConfig
+from dm2core.demonstrations import Demonstrations
 from dm2core.discriminator import policy_logits, update_discriminators
+from dm2core.methods import METHODS
 from dm2core.nets import Actor, Critic, DiscriminatorNet
+from dm2core.own_best import OwnBest
 from dm2core.pairs import Episodes, policy_episodes
-from dm2core.ppo import Batch, Learners, make_batch, make_learners, update_policies
+from dm2core.ppo import Batch, make_batch, make_learners, update_policies
 from dm2core.returns import explained_variance
 from dm2core.reward import imitation_reward, mix
 from dm2core.rng import battle_keys
 from dm2core.rollout import Rollout, collect
 from dm2core.rows import training_rows
 from dm2core.torch_rng import torch_stream
-from dm2core.types import BattleEnv, EnvSpec
+from dm2core.types import BattleEnv
 
 
-@dataclass
-class TrainState:
-    """Everything that changes while a cell trains. Random draws are functions of the iteration and need no state."""
+class Dm2:
+    """A cell's networks and optimisers. Each kind has its own random stream: IPPO and DM2 start from equal policies."""
 
-    learners: Learners
-    disc: DiscriminatorNet | None
-    disc_opt: torch.optim.Adam | None
-    iteration: int = 0
-    env_steps: int = 0
+    def __init__(self, cell: CellConfig, env: BattleEnv, demos: Demonstrations | None = None) -> None:
+        """`demos` for methods that learn from demonstrations; `env` holds the battles of one iteration."""
+        self.cell, self.env, self.demos = cell, env, demos
+        self.method = METHODS[cell.method]
+        self.iteration, self.env_steps = 0, 0
+        dtype = self.dtype = torch.float64 if cell.dtype == "float64" else torch.float32
+        spec, size = env.spec, cell.ppo.hidden_size
+        size_in = spec.obs_size + spec.n_actions + spec.n_agents
+        actor = Actor(spec.n_agents, size_in, spec.n_actions, size).init(torch_stream(cell.seed, "actor"))
+        critic = Critic(spec.n_agents, size_in, size).init(torch_stream(cell.seed, "critic"))
+        self.learners = make_learners(
+            actor.to(dtype), critic.to(dtype), cell.ppo, cell.switches, cell.compute
+        )
+        self.disc: DiscriminatorNet | None = None
+        self.expert: Episodes | OwnBest | None = None
+        if self.method.imitates and cell.discriminator is not None:
+            seen = spec.obs_size + int(self.method.sees_actions)
+            disc = DiscriminatorNet(spec.n_agents, seen, cell.discriminator.hidden_size)
+            self.disc = disc.init(torch_stream(cell.seed, "discriminator")).to(dtype)
+            self.disc_opt = torch.optim.Adam(self.disc.parameters(), lr=cell.discriminator.lr, fused=True)
+            self.expert = self._expert()
+
+    def _expert(self) -> Episodes | OwnBest:
+        switches = self.cell.switches
+        if self.method.learns_from == "self":
+            assert self.cell.own_episodes is not None
+            return OwnBest(
+                self.env.spec, self.cell.own_episodes, self.dtype, terminal_row=switches.terminal_row
+            )
+        if self.demos is None:
+            raise ValueError(f"method {self.cell.method} learns from demonstrations; none were given")
+        return self.demos.episodes(
+            self.dtype, terminal_row=switches.terminal_row, actions=self.method.sees_actions
+        )
 
     @property
-    def actor(self) -> Actor:
+    def policy(self) -> Actor:
         return self.learners.actor
 
+    def start(self, poll: Callable[[], None] = lambda: None) -> None:
+        """Before the first iteration: behaviour cloning, where the method has it."""
+        if self.method.cloned and self.demos is not None and self.cell.cloning is not None:
+            draws = torch_stream(self.cell.seed, "cloning")
+            clone(self.policy, self.demos, self.cell.cloning, draws, poll)
+
+    def iterate(self, poll: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """One iteration, in place: collect, update discriminators, reward, update policies; metrics."""
+        cell, battles = self.cell, self.env.num_battles
+        draws = torch_stream(cell.seed, "update", self.iteration)
+        keys = battle_keys(cell.seed, "rollout", self.iteration * battles, battles)
+        rollout = collect(
+            self.env, self.policy, self.learners.critic, keys, compute=cell.compute, poll=poll
+        )  # l. 3-4
+        if isinstance(self.expert, OwnBest):
+            self.expert.push(rollout, keys, cell.ppo.gamma)
+        imitation, disc_metrics = self._imitate(rollout, draws, poll)
+        reward = mix(rollout.rewards, imitation, cell.map_params.imitation_coef, self.method.reward)  # l. 11
+        rows = training_rows(rollout, cell.switches)
+        batch = make_batch(self.learners, rows, reward, cell.ppo, cell.switches)
+        ppo_metrics = update_policies(  # l. 12
+            self.learners,
+            rows,
+            batch,
+            cell.ppo,
+            cell.switches,
+            epochs=cell.map_params.ppo_epochs,
+            clip_eps=cell.map_params.clip_eps,
+            generator=draws,
+            poll=poll,
+        )
+        self.iteration += 1
+        self.env_steps += rollout.env_steps
+        return (
+            _rollout_metrics(rollout, batch)
+            | {f"train/{k}": v for k, v in ppo_metrics.items()}
+            | disc_metrics
+        )
+
+    def _imitate(
+        self, rollout: Rollout, draws: torch.Generator, poll: Callable[[], None]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Imitation reward [L, B, N] of the updated discriminators; zeros for a method without them."""
+        cell, dtype = self.cell, self.dtype
+        limit, battles = rollout.rewards.shape
+        if self.disc is None or self.expert is None or cell.discriminator is None:
+            return torch.zeros(limit, battles, rollout.obs.shape[2], dtype=dtype), {}
+        expert = self.expert.episodes() if isinstance(self.expert, OwnBest) else self.expert
+        actions, terminal_row = self.method.sees_actions, cell.switches.terminal_row
+        metrics = update_discriminators(  # l. 8-9, from the agents' own states and their own demonstrations
+            self.disc,
+            self.disc_opt,
+            expert,
+            policy_episodes(rollout, dtype, terminal_row=terminal_row, actions=actions),
+            limit + 1,
+            cell.discriminator,
+            cell.switches,
+            generator=draws,
+            compute=cell.compute,
+            poll=poll,
+        )
+        logits = policy_logits(self.disc, rollout, cell.switches, actions=actions)
+        reward = imitation_reward(logits, cell.switches.imitation_reward)  # l. 10
+        played = torch.arange(limit).unsqueeze(-1) < rollout.lengths
+        metrics["logit_policy"] = float(logits[played].mean())
+        out = {f"disc/{key}": value for key, value in metrics.items()}
+        return reward, out | {"train/imitation_reward": float(reward[played].mean())}
+
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, optimiser moments and value normalisation, by flat names."""
+        """Weights, optimiser moments, value normalisation, and the team's own best episodes."""
         out: dict[str, Tensor] = {}
         for name, net, opt in self._parts():
             for key, p in net.named_parameters():
@@ -53,6 +153,8 @@ class TrainState:
                 "value_norm/mean_sq": norm.mean_sq,
                 "value_norm/debias": norm.debias,
             }
+        if isinstance(self.expert, OwnBest):
+            out |= {f"own_best/{key}": value for key, value in self.expert.tensors().items()}
         return out
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -61,8 +163,7 @@ class TrainState:
             for key, p in net.named_parameters():
                 with torch.no_grad():
                     p.copy_(tensors[f"{name}/{key}"])
-                prefix = f"{name}_opt/{key}/"
-                moments = {k[len(prefix) :]: v.clone() for k, v in tensors.items() if k.startswith(prefix)}
+                moments = _under(tensors, f"{name}_opt/{key}/")
                 if moments:
                     opt.state[p] = moments
         norm = self.learners.value_norm
@@ -70,101 +171,21 @@ class TrainState:
             norm.mean, norm.mean_sq, norm.debias = (
                 tensors[f"value_norm/{key}"].clone() for key in ("mean", "mean_sq", "debias")
             )
+        if isinstance(self.expert, OwnBest):
+            self.expert.load_tensors(_under(tensors, "own_best/"))
 
     def _parts(self) -> list[tuple[str, torch.nn.Module, torch.optim.Adam]]:
         parts: list[tuple[str, torch.nn.Module, torch.optim.Adam]] = [
             ("actor", self.learners.actor, self.learners.actor_opt),
             ("critic", self.learners.critic, self.learners.critic_opt),
         ]
-        if self.disc is not None and self.disc_opt is not None:
+        if self.disc is not None:
             parts.append(("disc", self.disc, self.disc_opt))
         return parts
 
 
-def init_state(cell: CellConfig, spec: EnvSpec) -> TrainState:
-    """Fresh networks of a cell, each kind from its own random stream (so IPPO and DM2 start from equal policies)."""
-    dtype = torch.float64 if cell.dtype == "float64" else torch.float32
-    size, size_in = cell.ppo.hidden_size, spec.obs_size + spec.n_actions + spec.n_agents
-    actor = Actor(spec.n_agents, size_in, spec.n_actions, size).init(torch_stream(cell.seed, "actor"))
-    critic = Critic(spec.n_agents, size_in, size).init(torch_stream(cell.seed, "critic"))
-    learners = make_learners(actor.to(dtype), critic.to(dtype), cell.ppo, cell.switches, cell.compute)
-    if cell.discriminator is None:
-        return TrainState(learners, None, None)
-    disc = DiscriminatorNet(spec.n_agents, spec.obs_size, cell.discriminator.hidden_size)
-    disc = disc.init(torch_stream(cell.seed, "discriminator")).to(dtype)
-    return TrainState(
-        learners, disc, torch.optim.Adam(disc.parameters(), lr=cell.discriminator.lr, fused=True)
-    )
-
-
-def iterate(
-    state: TrainState,
-    env: BattleEnv,
-    expert: Episodes | None,
-    cell: CellConfig,
-    poll: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """One iteration, in place: collect, update discriminators, reward, update policies. Returns metrics.
-
-    `poll` is called often and may raise; the state must then be thrown away.
-    """
-    draws = torch_stream(cell.seed, "update", state.iteration)
-    battles = env.num_battles
-    keys = battle_keys(cell.seed, "rollout", state.iteration * battles, battles)
-    rollout = collect(
-        env, state.actor, state.learners.critic, keys, compute=cell.compute, poll=poll
-    )  # l. 3-4
-    imitation, disc_metrics = _imitate(state, rollout, expert, cell, draws, poll)
-    reward = mix(rollout.rewards, imitation, cell.map_params.imitation_coef)  # l. 11
-    rows = training_rows(rollout, cell.switches)
-    batch = make_batch(state.learners, rows, reward, cell.ppo, cell.switches)
-    ppo_metrics = update_policies(  # l. 12
-        state.learners,
-        rows,
-        batch,
-        cell.ppo,
-        cell.switches,
-        epochs=cell.map_params.ppo_epochs,
-        clip_eps=cell.map_params.clip_eps,
-        generator=draws,
-        poll=poll,
-    )
-    state.iteration += 1
-    state.env_steps += rollout.env_steps
-    return _rollout_metrics(rollout, batch) | {f"train/{k}": v for k, v in ppo_metrics.items()} | disc_metrics
-
-
-def _imitate(
-    state: TrainState,
-    rollout: Rollout,
-    expert: Episodes | None,
-    cell: CellConfig,
-    draws: torch.Generator,
-    poll: Callable[[], None],
-) -> tuple[Tensor, dict[str, float]]:
-    """Imitation reward [L, B, N] of the updated discriminators; zeros for a method without them."""
-    limit, battles = rollout.rewards.shape
-    dtype = rollout.values.dtype
-    if state.disc is None or state.disc_opt is None or cell.discriminator is None or expert is None:
-        return torch.zeros(limit, battles, rollout.obs.shape[2], dtype=dtype), {}
-    metrics = update_discriminators(  # l. 8-9, from the agents' own states and their own demonstrations
-        state.disc,
-        state.disc_opt,
-        expert,
-        policy_episodes(rollout, dtype, terminal_row=cell.switches.terminal_row),
-        limit + 1,
-        cell.discriminator,
-        cell.switches,
-        generator=draws,
-        compute=cell.compute,
-        poll=poll,
-    )
-    logits = policy_logits(state.disc, rollout, cell.switches)
-    reward = imitation_reward(logits, cell.switches.imitation_reward)  # l. 10
-    played = torch.arange(limit).unsqueeze(-1) < rollout.lengths
-    metrics["logit_policy"] = float(logits[played].mean())
-    out = {f"disc/{key}": value for key, value in metrics.items()}
-    return reward, out | {"train/imitation_reward": float(reward[played].mean())}
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value.clone() for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _rollout_metrics(rollout: Rollout, batch: Batch) -> dict[str, float]:

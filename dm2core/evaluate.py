@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dm2core.env.vector import make_env
-from dm2core.nets import Actor
+from dm2core.nets import Policy
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 
 
 def evaluate(
-    actor: Actor,
+    policy: Policy,
     map_name: str,
     episodes: int,
     seed: int,
@@ -27,7 +27,7 @@ def evaluate(
     """
     env = make_env(map_name, episodes)
     rollout = collect(
-        env, actor, None, battle_keys(seed, role, 0, episodes), greedy=greedy, compute=compute, poll=poll
+        env, policy, None, battle_keys(seed, role, 0, episodes), greedy=greedy, compute=compute, poll=poll
     )
     return {
         "win_rate": float(rollout.won.double().mean()),

@@ -85,13 +85,13 @@ class RecurrentBody(nn.Module):
             _orthogonal(linear, gain, generator)
 
 
-class Actor(nn.Module):
-    """Policy logits [N, R, A] (before masking) and the next hidden state."""
+class Policy(nn.Module):
+    """A network that plays: x [N, R, F], h [N, R, H] -> scores [N, R, A] before masking, and the next h.
 
-    def __init__(self, n_agents: int, size_in: int, n_actions: int, size: int) -> None:
-        super().__init__()
-        self.body = RecurrentBody(n_agents, size_in, size)
-        self.head = StackedLinear(n_agents, size, n_actions)
+    Greedy play takes the available action of highest score; an actor's scores are logits and can be sampled from.
+    """
+
+    head: StackedLinear
 
     @property
     def hidden_size(self) -> int:
@@ -100,6 +100,18 @@ class Actor(nn.Module):
     @property
     def n_actions(self) -> int:
         return self.head.weight.shape[1]
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class Actor(Policy):
+    """Policy logits [N, R, A] (before masking) and the next hidden state."""
+
+    def __init__(self, n_agents: int, size_in: int, n_actions: int, size: int) -> None:
+        super().__init__()
+        self.body = RecurrentBody(n_agents, size_in, size)
+        self.head = StackedLinear(n_agents, size, n_actions)
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         features, h_next = self.body(x, h)

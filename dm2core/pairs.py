@@ -51,11 +51,19 @@ class Pairs:
     w_penalty: Tensor  # [N, R]
 
 
-def policy_episodes(rollout: Rollout, dtype: torch.dtype, *, terminal_row: bool) -> Episodes:
-    """The rollout's episodes as the discriminator reads them: rows t < T, and t = T with the terminal row (D30)."""
+def policy_episodes(
+    rollout: Rollout, dtype: torch.dtype, *, terminal_row: bool, actions: bool = False
+) -> Episodes:
+    """The rollout's episodes as the discriminator reads them: rows t < T, and t = T with the terminal row (D30).
+
+    With `actions` the action's number is one more column (gail_learner.py line 150).
+    """
     slots, battles, n_agents, obs_size = rollout.obs.shape
-    obs = torch.zeros(n_agents * battles * slots + 1, obs_size, dtype=dtype)
-    obs[:-1].view(n_agents, battles, slots, obs_size).copy_(rollout.obs.permute(2, 1, 0, 3))
+    obs = torch.zeros(n_agents * battles * slots + 1, obs_size + int(actions), dtype=dtype)
+    grid = obs[:-1].view(n_agents, battles, slots, obs.shape[1])
+    grid[..., :obs_size].copy_(rollout.obs.permute(2, 1, 0, 3))
+    if actions:
+        grid[..., obs_size].copy_(rollout.actions.permute(2, 1, 0))
     start = np.arange(n_agents * battles, dtype=np.int64).reshape(n_agents, battles) * slots
     length = np.broadcast_to(rollout.lengths.numpy() + int(terminal_row), (n_agents, battles))
     return Episodes(obs, start, length)

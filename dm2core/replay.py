@@ -26,7 +26,7 @@ from dm2core.env.vector import GAME_LOOPS, BattleSim
 from dm2core.errors import DataError
 from dm2core.nets import Actor, load_actor
 from dm2core.rng import battle_keys
-from dm2core.rollout import PLAYERS, compute_for
+from dm2core.rollout import compute_for, players_for
 from dm2core.types import EnvSpec, Grids
 
 SUBFRAMES, LONG = 3, 60  # pictures per env step; two in battles longer than this
@@ -151,7 +151,7 @@ def _trained(actor: Actor, env: BattleSim, keys: NDArray[np.uint64], *, greedy: 
         np.zeros(shape, np.int64), np.zeros(shape, real), np.zeros(shape, real), np.zeros((*shape, hidden), real),
         np.zeros((*shape, 0), real),
     )  # fmt: skip
-    players = PLAYERS[compute_for(actor)](actor, None, env)
+    players = players_for(actor, None, env, compute_for(actor))
 
     def play(t: int) -> NDArray[np.int64]:
         players.act(t, env, np.zeros(1, dtype=np.int64), keys, grids, greedy=greedy)

@@ -20,6 +20,14 @@ def imitation_reward(logits: Tensor, form: Literal["logit", "neglog_agent"]) -> 
     return logits if form == "logit" else fn.softplus(logits)
 
 
-def mix(task_reward: Tensor, imitation: Tensor, coef: float) -> Tensor:
-    """r + c r_i: the team's task reward [L, B] is shared, the imitation reward [L, B, N] is each agent's own."""
-    return task_reward.unsqueeze(-1).to(imitation.dtype) + coef * imitation
+def mix(
+    task_reward: Tensor, imitation: Tensor, coef: float, form: Literal["task", "mixed", "imitation"] = "mixed"
+) -> Tensor:
+    """What an agent is paid [L, B, N]: r, r + c r_i, or r_i alone (without c: released code, rew_type gail).
+
+    The team's task reward r [L, B] is shared, the imitation reward r_i [L, B, N] is each agent's own.
+    """
+    if form == "imitation":
+        return imitation
+    task = task_reward.unsqueeze(-1).to(imitation.dtype)
+    return task + coef * imitation if form == "mixed" else task.expand_as(imitation)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from dm2core.fused.act import FusedPlayers
-from dm2core.nets import Actor, Critic, net_input
+from dm2core.nets import Actor, Critic, Policy, net_input
 from dm2core.policy import choose_actions, masked_log_softmax
 from dm2core.types import BattleEnv, Grids
 
@@ -56,7 +56,7 @@ class Rollout:
 class TorchPlayers:
     """N actors, and critics if given, playing B battles; any precision. Its compiled twin is fused/act.py."""
 
-    def __init__(self, actor: Actor, critic: Critic | None, env: BattleEnv) -> None:
+    def __init__(self, actor: Policy, critic: Critic | None, env: BattleEnv) -> None:
         self.actor, self.critic = actor, critic
         dtype, shape = actor.head.weight.dtype, (env.spec.n_agents, env.num_battles, actor.hidden_size)
         self._h_actor, self._h_critic = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
@@ -91,18 +91,30 @@ class TorchPlayers:
         self._last_action[:, rows] = fn.one_hot(actions, last_action.shape[-1]).to(last_action.dtype)
 
 
-def compute_for(actor: Actor) -> str:
-    """The form that can play a given policy: compiled for float32 and a hidden size that 16 divides."""
-    fits = actor.head.weight.dtype == torch.float32 and actor.hidden_size % 16 == 0
+def compute_for(policy: Policy) -> str:
+    """The form that can play a given policy: compiled for float32 actors whose hidden size 16 divides."""
+    fits = (
+        isinstance(policy, Actor)
+        and policy.head.weight.dtype == torch.float32
+        and policy.hidden_size % 16 == 0
+    )
     return "fused" if fits and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0") else "torch"
 
 
-PLAYERS: dict[str, type[TorchPlayers] | type[FusedPlayers]] = {"torch": TorchPlayers, "fused": FusedPlayers}
+def players_for(
+    policy: Policy, critic: Critic | None, env: BattleEnv, compute: str
+) -> TorchPlayers | FusedPlayers:
+    """Who plays, in one of the two forms; only actors have a compiled one."""
+    if compute == "torch":
+        return TorchPlayers(policy, critic, env)
+    if not isinstance(policy, Actor):
+        raise ValueError(f"compute: fused plays actors only, not {type(policy).__name__}")
+    return FusedPlayers(policy, critic, env)
 
 
 def collect(
     env: BattleEnv,
-    actor: Actor,
+    actor: Policy,
     critic: Critic | None,
     keys: NDArray[np.uint64],
     *,
@@ -132,7 +144,7 @@ def collect(
     )
     grid = {name: tensor.numpy() for name, tensor in vars(out).items()}
     grids = Grids(*(grid[name] for name in Grids._fields))
-    players = PLAYERS[compute](actor, critic, env)
+    players = players_for(actor, critic, env, compute)
     env.reset(keys)
     live = np.arange(battles)  # battles that still act
     running = np.ones(battles, dtype=np.bool_)  # of those in `live`: not yet ended

@@ -34,17 +34,17 @@ from dm2core.checkpoint import (
     write_error,
 )
 from dm2core.config import CellConfig
-from dm2core.demos import expert_episodes, load_demos
-from dm2core.dm2 import TrainState, init_state, iterate
+from dm2core.demonstrations import load_demos
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError, NumericError
 from dm2core.evaluate import evaluate
 from dm2core.interrupt import catch_signals
+from dm2core.learner import Learner
+from dm2core.learners import open_learner
 from dm2core.lock import cell_lock
 from dm2core.metrics import MetricLog, write_parquet
-from dm2core.pairs import Episodes
+from dm2core.nets import Actor
 from dm2core.progress import CellProgress
-from dm2core.types import BattleEnv
 
 
 @dataclass
@@ -53,9 +53,7 @@ class Run:
 
     cell: CellConfig
     state_folder: Path
-    env: BattleEnv
-    expert: Episodes | None
-    state: TrainState
+    learner: Learner
     log: MetricLog
     next_eval: int
     poll: Callable[[], None]
@@ -70,13 +68,13 @@ def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | No
         code = provenance.code_version()  # what runs, even if the sources change meanwhile
         attempts = _note_attempt(state_folder, code["dm2core_sha256"])
         run = _open(cell, state_folder, demos, interrupt.poll)
-        first = run.state.env_steps
+        first = run.learner.env_steps
         with CellProgress(_name(cell), cell.env_steps, first, state_folder) as progress:
             _loop(run, progress)
         spent = time.monotonic() - started
         timing = {
             "wall_s": round(spent, 3),
-            "env_steps_per_s": round((run.state.env_steps - first) / spent, 1),
+            "env_steps_per_s": round((run.learner.env_steps - first) / spent, 1),
         }
         _finish(run, out, {"code": code, "attempts": attempts, "last_attempt": timing})
         shutil.rmtree(state_folder)
@@ -93,67 +91,55 @@ def _clear(out: Path, state_folder: Path) -> None:
 
 
 def _open(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[], None]) -> Run:
-    env = make_env(cell.map_name, cell.map_params.episodes_per_update)
-    state = init_state(cell, env.spec)
-    expert = None
-    if demos is not None:
-        dtype = torch.float64 if cell.dtype == "float64" else torch.float32
-        loaded = load_demos(demos, cell, env.spec)
-        expert = expert_episodes(loaded, dtype, terminal_row=cell.switches.terminal_row)
+    loaded = None if demos is None else load_demos(demos, cell, make_env(cell.map_name, 1).spec)
+    learner = open_learner(cell, loaded)
     saved = load_checkpoint(folder, cell.digest())
     if saved is None:
-        return Run(cell, folder, env, expert, state, MetricLog(folder / "metrics.jsonl"), 0, poll)
+        learner.start(poll)
+        return Run(cell, folder, learner, MetricLog(folder / "metrics.jsonl"), 0, poll)
     at, tensors = saved
-    state.load_tensors(tensors)
-    state.iteration, state.env_steps = at.iteration, at.env_steps
-    return Run(
-        cell,
-        folder,
-        env,
-        expert,
-        state,
-        MetricLog(folder / "metrics.jsonl", at.metrics_bytes, at.metrics_sha256),
-        at.next_eval,
-        poll,
-    )
+    learner.load_tensors(tensors)
+    learner.iteration, learner.env_steps = at.iteration, at.env_steps
+    log = MetricLog(folder / "metrics.jsonl", at.metrics_bytes, at.metrics_sha256)
+    return Run(cell, folder, learner, log, at.next_eval, poll)
 
 
 def _loop(run: Run, progress: CellProgress) -> None:
-    cell, state = run.cell, run.state
-    if state.iteration == 0:
+    cell, learner = run.cell, run.learner
+    if learner.iteration == 0:
         _evaluate(run, progress)
-    while state.env_steps < cell.env_steps:
+    while learner.env_steps < cell.env_steps:
         try:
-            metrics = iterate(state, run.env, run.expert, cell, run.poll)
-            run.log.append(state.iteration, state.env_steps, metrics)
+            metrics = learner.iterate(run.poll)
+            run.log.append(learner.iteration, learner.env_steps, metrics)
         except (FloatingPointError, NumericError) as error:
             _report_failure(run, str(error))
-            raise NumericError(f"{_name(cell)}, iteration {state.iteration}: {error}") from None
-        if state.env_steps >= min(run.next_eval, cell.env_steps):
+            raise NumericError(f"{_name(cell)}, iteration {learner.iteration}: {error}") from None
+        if learner.env_steps >= min(run.next_eval, cell.env_steps):
             _evaluate(run, progress)
-        save_checkpoint(run.state_folder, _progress(run), state.tensors())
-        progress.update(state.env_steps)
+        save_checkpoint(run.state_folder, _progress(run), learner.tensors())
+        progress.update(learner.env_steps)
 
 
 def _progress(run: Run) -> Progress:
-    state, log = run.state, run.log
+    learner, log = run.learner, run.log
     return Progress(
-        run.cell.digest(), state.iteration, state.env_steps, log.size, log.sha256, next_eval=run.next_eval
+        run.cell.digest(), learner.iteration, learner.env_steps, log.size, log.sha256, next_eval=run.next_eval
     )
 
 
 def _evaluate(run: Run, progress: CellProgress) -> None:
     """Play the fixed battles; experts also keep the policy, and are measured as their demonstrations are played."""
-    cell, state = run.cell, run.state
+    cell, learner = run.cell, run.learner
 
     def play(*, greedy: bool) -> dict[str, float]:
         rates = evaluate(
-            state.actor,
+            learner.policy,
             cell.map_name,
             cell.eval_episodes,
             cell.eval_seed,
             greedy=greedy,
-            compute=cell.compute,
+            compute=cell.compute if isinstance(learner.policy, Actor) else "torch",
             poll=run.poll,
         )
         return rates
@@ -161,9 +147,9 @@ def _evaluate(run: Run, progress: CellProgress) -> None:
     metrics = {f"eval/{key}": value for key, value in play(greedy=True).items()}
     if cell.keep_checkpoints:
         metrics["eval_sampled/win_rate"] = play(greedy=False)["win_rate"]
-        save_sealed(_kept(run, state.env_steps), _progress(run), state.actor.state_dict())
-    run.log.append(state.iteration, state.env_steps, metrics)
-    run.next_eval = (state.env_steps // cell.eval_every + 1) * cell.eval_every
+        save_sealed(_kept(run, learner.env_steps), _progress(run), learner.policy.state_dict())
+    run.log.append(learner.iteration, learner.env_steps, metrics)
+    run.next_eval = (learner.env_steps // cell.eval_every + 1) * cell.eval_every
     progress.evaluated(metrics["eval/win_rate"])
 
 
@@ -177,7 +163,7 @@ def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
     write_parquet(out / "metrics.parquet", rows)
     save_tensors(
         out / "policy.safetensors",
-        run.state.actor.state_dict(),
+        run.learner.policy.state_dict(),
         {"map": cell.map_name, "digest": cell.digest()},
     )
     names = ["metrics.parquet", "policy.safetensors"]
@@ -194,8 +180,8 @@ def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
         "digest": cell.digest(),
         "config": cell.model_dump(),
         "outputs": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names},
-        "env_steps": run.state.env_steps,
-        "iterations": run.state.iteration,
+        "env_steps": run.learner.env_steps,
+        "iterations": run.learner.iteration,
         "packages": provenance.package_versions(),
         "numerics": provenance.numerics_key(),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -224,8 +210,8 @@ def _report_failure(run: Run, what: str) -> None:
     last = run.log.rows()[-20:]
     report = {
         "what": what,
-        "iteration": run.state.iteration,
-        "env_steps": run.state.env_steps,
+        "iteration": run.learner.iteration,
+        "env_steps": run.learner.env_steps,
         "last_rows": last,
     }
     write_atomic(run.state_folder / "failure.json", json.dumps(report, indent=2).encode())

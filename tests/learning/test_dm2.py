@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from dm2core.config import CellConfig, Switches, cell_config, load_config
-from dm2core.dm2 import TrainState, init_state, iterate
-from dm2core.pairs import Episodes, policy_episodes
+from dm2core.demonstrations import Demonstrations, of_rollout
+from dm2core.dm2 import Dm2
+from dm2core.methods import METHODS
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 from tests.learning.cases import AUTHORS, PAPER
@@ -20,7 +21,7 @@ CONFIG = load_config(Path(__file__).parents[2] / "config" / "config.yaml", {"sca
 
 
 def cell(method: str, switches: Switches = AUTHORS, coef: float = 0.3) -> CellConfig:
-    demos = "none" if method == "ippo" else "toy"
+    demos = "toy" if METHODS[method].needs_demos else "none"
     base = cell_config(CONFIG, map_name="3m", method=method, seed=5, demos=demos)
     params = base.map_params.model_copy(
         update={"imitation_coef": coef, "episodes_per_update": 32, "ppo_epochs": 4}
@@ -29,30 +30,31 @@ def cell(method: str, switches: Switches = AUTHORS, coef: float = 0.3) -> CellCo
     return base.model_copy(update={"switches": switches, "map_params": params, "ppo": ppo})
 
 
-def expert() -> Episodes:
+def expert() -> Demonstrations:
     env = ToyEnv(20)
-    state = init_state(cell("ippo"), env.spec)
-    return policy_episodes(
-        collect(env, state.actor, None, battle_keys(9, "e", 0, 20)), torch.float32, terminal_row=True
-    )
+    return of_rollout(collect(env, Dm2(cell("ippo"), env).policy, None, battle_keys(9, "e", 0, 20)), "toy")
 
 
-def run(config: CellConfig, iterations: int) -> tuple[TrainState, list[dict[str, float]]]:
-    env = ToyEnv(config.map_params.episodes_per_update)
-    state = init_state(config, env.spec)
-    demos = expert() if config.method == "dm2" else None
-    return state, [iterate(state, env, demos, config) for _ in range(iterations)]
+def learner(config: CellConfig) -> Dm2:
+    demos = expert() if METHODS[config.method].needs_demos else None
+    return Dm2(config, ToyEnv(config.map_params.episodes_per_update), demos)
 
 
-def weights(state: TrainState) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in state.actor.parameters()])
+def run(config: CellConfig, iterations: int) -> tuple[Dm2, list[dict[str, float]]]:
+    made = learner(config)
+    made.start()
+    return made, [made.iterate() for _ in range(iterations)]
+
+
+def weights(state: Dm2) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in state.policy.parameters()])
 
 
 def test_collect_plays_every_battle_once_to_its_end() -> None:
     env = ToyEnv(40)
-    state = init_state(cell("ippo"), env.spec)
+    state = Dm2(cell("ippo"), env)
     keys = battle_keys(1, "rollout", 0, 40)
-    rollout = collect(env, state.actor, state.learners.critic, keys)
+    rollout = collect(env, state.policy, state.learners.critic, keys)
     expected = np.minimum(env.length(np.arange(40)), env.spec.episode_limit)
     assert rollout.lengths.tolist() == expected.tolist()
     assert rollout.env_steps == env.steps_taken
@@ -66,10 +68,10 @@ def test_collect_plays_every_battle_once_to_its_end() -> None:
 
 def test_a_battle_is_the_same_whatever_is_played_beside_it() -> None:
     """Up to float rounding of the batched products, battle 7 does not see how many battles run."""
-    state = init_state(cell("ippo"), ToyEnv(1).spec)
+    state = Dm2(cell("ippo"), ToyEnv(1))
     keys = battle_keys(1, "rollout", 0, 40)
-    whole = collect(ToyEnv(40), state.actor, state.learners.critic, keys)
-    part = collect(ToyEnv(8), state.actor, state.learners.critic, keys[:8])
+    whole = collect(ToyEnv(40), state.policy, state.learners.critic, keys)
+    part = collect(ToyEnv(8), state.policy, state.learners.critic, keys[:8])
     assert torch.equal(whole.actions[:, :8], part.actions)
     torch.testing.assert_close(whole.h_critic[:, :8], part.h_critic)
 
@@ -106,17 +108,16 @@ def test_dm2_imitation_reward_moves_the_policy() -> None:
     assert all(np.isfinite(list(m.values())).all() for m in metrics)
 
 
-@pytest.mark.parametrize("method", ["ippo", "dm2"])
+@pytest.mark.parametrize("method", ["ippo", "dm2", "gail_only", "dm2_state_action", "bc_ippo", "bc_dm2"])
 @pytest.mark.parametrize("switches", [AUTHORS, PAPER])
 def test_resumed_state_continues_bit_for_bit(method: str, switches: Switches) -> None:
     config = cell(method, switches)
     straight, expected = run(config, 4)
     half, _ = run(config, 2)
-    fresh = init_state(config, ToyEnv(1).spec)
+    fresh = learner(config)
     fresh.load_tensors({k: v.clone() for k, v in half.tensors().items()})
     fresh.iteration, fresh.env_steps = half.iteration, half.env_steps
-    env, demos = ToyEnv(32), expert() if method == "dm2" else None
-    resumed = [iterate(fresh, env, demos, config) for _ in range(2)]
+    resumed = [fresh.iterate() for _ in range(2)]
     assert resumed == expected[2:]
     for key, value in straight.tensors().items():
         assert torch.equal(value, fresh.tensors()[key]), key

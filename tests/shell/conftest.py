@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dm2core.config import CellConfig, Config, cell_config, load_config
-from dm2core.demos import load_demos, make_demos
+from dm2core.demonstrations import load_demos
+from dm2core.demos import make_demos
 from dm2core.train import train_cell
 
 ROOT = Path(__file__).parents[2]

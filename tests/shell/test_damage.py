@@ -20,7 +20,8 @@ from dm2core import train
 from dm2core.checkpoint import NAMES, Progress, load_checkpoint, load_sealed, save_checkpoint
 from dm2core.cli import main
 from dm2core.config import CellConfig, Config, cell_config, dump_config, parse_demos_id
-from dm2core.demos import choose_checkpoint, load_demos, make_demos
+from dm2core.demonstrations import load_demos
+from dm2core.demos import choose_checkpoint, make_demos
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError, NumericError
 from dm2core.metrics import MetricLog

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from dm2core.config import CellConfig, Config, ConfigError, parse_demos_id
-from dm2core.demos import choose_checkpoint, expert_episodes, load_demos, make_demos
+from dm2core.demonstrations import load_demos
+from dm2core.demos import choose_checkpoint, make_demos
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError
 
@@ -82,7 +83,7 @@ def test_sampling_again_gives_the_same_bytes(
 @pytest.mark.parametrize("terminal_row", [True, False])
 def test_discriminators_read_whole_episodes(demo_sets: Sets, terminal_row: bool) -> None:
     demos = load_demos(demo_sets["ippo-q50_joint-nonconcurrent"])
-    episodes = expert_episodes(demos, torch.float64, terminal_row=terminal_row)
+    episodes = demos.episodes(torch.float64, terminal_row=terminal_row)
     for i, agent in enumerate(demos.agents):
         assert episodes.length[i].sum() == len(agent.obs) - (0 if terminal_row else K)
         t = np.arange(int(agent.lengths[3]))

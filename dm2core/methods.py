@@ -1,0 +1,40 @@
+"""The systems on the paper's figures, as data: what each is paid, what it learns from, which algorithm moves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Method:
+    """One system. `ppo` is independent PPO per agent (dm2.py), with what the other fields add."""
+
+    family: Literal["ppo", "qmix", "rmappo"] = "ppo"
+    reward: Literal["task", "mixed", "imitation"] = "task"  # r, r + c r_i, r_i
+    learns_from: Literal["none", "demos", "self"] = "none"  # self: the best of the team's own episodes
+    cloned: bool = False  # behaviour cloning of the demonstrations comes first
+    sees_actions: bool = False  # the discriminator's input is observation and action
+
+    @property
+    def needs_demos(self) -> bool:
+        return self.learns_from == "demos"
+
+    @property
+    def imitates(self) -> bool:
+        """Has discriminators."""
+        return self.reward != "task"
+
+
+METHODS: dict[str, Method] = {
+    "ippo": Method(),
+    "dm2": Method(reward="mixed", learns_from="demos"),
+    "dm2_sil": Method(reward="mixed", learns_from="self"),
+    "gail_only": Method(reward="imitation", learns_from="demos"),
+    "dm2_state_action": Method(reward="mixed", learns_from="demos", sees_actions=True),
+    "bc_ippo": Method(learns_from="demos", cloned=True),
+    "bc_dm2": Method(reward="mixed", learns_from="demos", cloned=True),
+    "qmix": Method(family="qmix"),
+    "qmix_fc3": Method(family="qmix"),  # one more layer before the GRU, paper Fig. 8
+    "rmappo": Method(family="rmappo"),
+}
