@@ -11,6 +11,7 @@ include: "workflow/rules/demos.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/curves.smk"
 include: "workflow/rules/replay.smk"
 include: "workflow/rules/simulator.smk"
 

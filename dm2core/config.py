@@ -19,9 +19,19 @@ from pydantic import Field, model_validator
 
 from dm2core import RESULTS_VERSION
 from dm2core.env.scenario import add_maps, known_maps, load_scenario, user_map_sha256
-from dm2core.methods import METHODS
-from dm2core.strict import ConfigError, Strict, read_yaml, unknown, validated
+from dm2core.methods import METHODS, split_method, split_run
+from dm2core.strict import ConfigError, Strict, parse_yaml, read_yaml, unknown, validated
 
+FIGURES = (
+    "core",
+    "core_extra",
+    "bc_pretrain",
+    "gail_only",
+    "demo_quality",
+    "qmix_arch",
+    "state_action",
+    "switchboard",
+)
 Compute = Literal["fused", "torch"]  # compiled kernels, or torch
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -108,6 +118,13 @@ class Ablation(Strict):
     expert: Annotated[str, Field(pattern=r"^ippo-(q\d{1,3}|s\d+k)$")]
 
 
+class Panel(Strict):
+    """One panel of a figure: a map and its curves, each with the paper's name for it, or "" where it has none."""
+
+    map: str
+    curves: Annotated[dict[str, str], Field(min_length=1)]
+
+
 class Calibration(Strict):
     """IPPO runs that compare the simulator with the paper's IPPO curves; their budget is the scale's."""
 
@@ -138,6 +155,7 @@ class Config(Strict):
     demos: DemoSettings
     maps: dict[str, MapParams]
     demo_ablation: Ablation
+    figures: dict[str, list[Panel]]
     calibration: Calibration
 
     @model_validator(mode="after")
@@ -150,6 +168,12 @@ class Config(Strict):
             for name in names:
                 if name not in known_maps():
                     raise ConfigError(f"{key}: {unknown('map', name, known_maps())}")
+        for figure, panels in self.figures.items():
+            if figure not in FIGURES:
+                raise ConfigError(f"figures: {unknown('figure', figure, FIGURES)}")
+            for panel in panels:
+                for run in panel.curves:
+                    self._check_run(f"figures.{figure}", panel.map, run)
         for name in self.demo_ablation.maps:
             self.map_params(name)
             needed = load_scenario(name).n_agents
@@ -172,6 +196,33 @@ class Config(Strict):
         self.resolved_switches()
         self.resolved_compute()
         return self
+
+    def _check_run(self, where: str, map_name: str, run: str) -> None:
+        method, demos = split_run(run)
+        try:
+            if map_name not in known_maps():
+                raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
+            _check_method(method, demos)
+            self.changed(method)
+            self.map_params(map_name)
+            if demos != "none" and not parse_demos_id(demos).joint:
+                needed = load_scenario(map_name).n_agents
+                if len(self.expert_seeds) < needed:
+                    raise ConfigError(
+                        f"expert_seeds: {map_name} has {needed} agents and needs as many different experts, "
+                        f"got {len(self.expert_seeds)}"
+                    )
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {run}: {error}") from None
+
+    def changed(self, method: str) -> tuple[Switches, float | None]:
+        """Switches, and imitation coefficient if it is one, under the single changes of a method's name."""
+        changes = {key: parse_yaml(text) for key, text in split_method(method)[1].items()}
+        coef = changes.pop("imitation_coef", None)
+        if coef is not None and (isinstance(coef, bool) or not isinstance(coef, int | float) or coef < 0):
+            raise ConfigError(f"method: {method}: imitation_coef must be a number >= 0")
+        merged = self.resolved_switches().model_dump() | changes
+        return validated(Switches, merged, f"method: {method}"), None if coef is None else float(coef)
 
     def map_params(self, map_name: str) -> MapParams:
         """Settings of one map; ConfigError if the map has none."""
@@ -234,6 +285,18 @@ class CellConfig(Strict):
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
+def _check_method(method: str, demos: str) -> str:
+    """The method without its single changes; ConfigError if there is none, or if demonstrations do not fit it."""
+    base = split_method(method)[0]
+    if base not in METHODS:
+        raise ConfigError(f"method: {unknown('method', base, METHODS)}")
+    if METHODS[base].needs_demos and demos == "none":
+        raise ConfigError(f"demos: method {base} learns from demonstrations; give a demonstration file")
+    if not METHODS[base].needs_demos and demos != "none":
+        raise ConfigError(f"demos: method {base} takes no demonstrations, got {demos!r}")
+    return base
+
+
 # Fields that most cells leave empty; an empty one leaves the digest as it was before there were such fields.
 _LATER = ("map_sha256", "cloning", "own_episodes")
 
@@ -251,18 +314,17 @@ def cell_config(
     """Resolve one cell; experts train `expert_env_steps` and keep checkpoints."""
     if map_name not in known_maps():
         raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
-    if method not in METHODS:
-        raise ConfigError(f"method: {unknown('method', method, list(METHODS))}")
-    kind = METHODS[method]
-    if kind.needs_demos and demos == "none":
-        raise ConfigError(f"demos: method {method} learns from demonstrations; give a demonstration file")
-    if not kind.needs_demos and demos != "none":
-        raise ConfigError(f"demos: method {method} takes no demonstrations, got {demos!r}")
+    base = _check_method(method, demos)
+    kind = METHODS[base]
+    switches, coef = config.changed(method)
+    params = config.map_params(map_name).model_dump()
+    if coef is not None or kind.reward != "mixed":
+        params["imitation_coef"] = coef or 0.0
     fields = {
         "map_name": map_name,
         "map_sha256": user_map_sha256(map_name),
         "env": config.env,
-        "method": method,
+        "method": base,
         "demos": demos,
         "demos_sha256": demos_sha256,
         "seed": seed,
@@ -273,10 +335,9 @@ def cell_config(
         "keep_checkpoints": expert,
         "dtype": config.dtype,
         "compute": config.resolved_compute(),
-        "switches": config.resolved_switches().model_dump(),
+        "switches": switches.model_dump(),
         "ppo": config.ppo.model_dump(),
-        "map_params": config.map_params(map_name).model_dump()
-        | ({} if kind.reward == "mixed" else {"imitation_coef": 0.0}),
+        "map_params": params,
         "discriminator": config.discriminator.model_dump() if kind.imitates else None,
         "cloning": config.cloning.model_dump() if kind.cloned else None,
         "own_episodes": config.own_episodes if kind.learns_from == "self" else None,
@@ -286,40 +347,51 @@ def cell_config(
 
 
 class DemoSet(Strict):
-    """One demonstration set, as its id says: `{expert}-{select}_{joint|indep}-{concurrent|nonconcurrent}`."""
+    """One demonstration set, as its id says: `{expert}-{select}_{joint|indep}-{concurrent|nonconcurrent|shuffled}`."""
 
-    expert: str  # method of the expert runs
-    select: str  # q50: checkpoint nearest to win rate 0.50; s500k: checkpoint nearest to 500,000 env steps
+    expert: str  # method of the expert runs; random: nobody's, uniform over the available actions
+    select: str  # q50: checkpoint nearest to win rate .50; s500k: nearest to 500,000 env steps; e10: last, epsilon .10
     joint: bool  # all agents' data from one co-trained team, else agent i from expert team i
     concurrent: bool  # all agents' data from the same battles
+    shuffled: bool  # a control: every number of the observations drawn from another row
 
     @property
     def target_win_rate(self) -> float | None:
-        return int(self.select[1:]) / 100 if self.select[0] == "q" else None
+        return int(self.select[1:]) / 100 if self.select.startswith("q") else None
 
     @property
     def target_env_steps(self) -> int | None:
-        return int(self.select[1:-1]) * 1000 if self.select[0] == "s" else None
+        return int(self.select[1:-1]) * 1000 if self.select.startswith("s") else None
+
+    @property
+    def epsilon(self) -> float:
+        """Share of uniformly random actions among the demonstrators'."""
+        return int(self.select[1:]) / 100 if self.select.startswith("e") else 0.0
 
 
-_DEMOS_ID = re.compile(
-    r"(?P<expert>ippo)-(?P<select>q\d{1,3}|s\d+k)_(?P<team>joint|indep)-(?P<conc>(?:non)?concurrent)"
+# QMIX has no stochastic policy to sample from: its last checkpoint plays, with or without noise.
+DEMOS_ID = (
+    r"(?:(?P<expert>ippo|rmappo)-(?P<select>q\d{1,3}|s\d+k)|(?P<greedy>qmix)-(?P<noise>e\d{1,2})|random)"
+    r"_(?:(?P<team>joint|indep)-(?P<conc>concurrent|nonconcurrent)|joint-(?P<shuffled>shuffled))"
 )
 
 
 def parse_demos_id(demos_id: str) -> DemoSet:
     """Read a demonstration set's id; ConfigError with the pattern if it is not one."""
-    match = _DEMOS_ID.fullmatch(demos_id)
+    match = re.fullmatch(DEMOS_ID, demos_id)
     if match is None:
         raise ConfigError(
             f"demos: {demos_id!r} is not a demonstration set; ids look like ippo-q50_joint-concurrent "
-            "(expert-select_{joint|indep}-{concurrent|nonconcurrent}; select is q<percent> or s<thousands>k)"
+            "(expert-select_{joint|indep}-{concurrent|nonconcurrent}; select is q<percent>, s<thousands>k, or, "
+            "for qmix, e<percent of random actions>)"
         )
+    select = match["select"] or match["noise"] or ""
     return DemoSet(
-        expert=match["expert"],
-        select=match["select"],
-        joint=match["team"] == "joint",
-        concurrent=match["conc"] == "concurrent",
+        expert=match["expert"] or match["greedy"] or "random",
+        select=select,
+        joint=match["team"] != "indep",
+        concurrent=match["conc"] != "nonconcurrent",
+        shuffled=match["shuffled"] is not None,
     )
 
 

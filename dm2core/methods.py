@@ -38,3 +38,16 @@ METHODS: dict[str, Method] = {
     "qmix_fc3": Method(family="qmix"),  # one more layer before the GRU, paper Fig. 8
     "rmappo": Method(family="rmappo"),
 }
+
+
+def split_method(text: str) -> tuple[str, dict[str, str]]:
+    """Method and single changes of `dm2+absorbing_padding=false+imitation_coef=0`; neither is checked."""
+    base, *changes = text.split("+")
+    parts = (change.partition("=") for change in changes)
+    return base, {name: value for name, _, value in parts}
+
+
+def split_run(text: str) -> tuple[str, str]:
+    """Method and demonstration set of `dm2@ippo-q50_joint-concurrent`; "none" without a set."""
+    method, _, demos = text.partition("@")
+    return method, demos or "none"

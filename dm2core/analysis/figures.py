@@ -126,7 +126,7 @@ def _draw_panel(axes: Axes, data: pd.DataFrame, paper: pd.DataFrame | None) -> N
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(0, max(data["env_steps"].max(), 1))
     axes.set_xlabel("env steps")
-    axes.xaxis.set_major_formatter(_thousands)
+    axes.xaxis.set_major_formatter(thousands)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -135,7 +135,8 @@ def _line_style(name: str) -> Literal["dashed", "dotted"]:
     return "dashed" if name.startswith("joint") else "dotted"
 
 
-def _thousands(value: float, _position: float = 0) -> str:
+def thousands(value: float, _position: float = 0) -> str:
+    """Env steps on an axis: 250k, 1.5M."""
     return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value else "0"
 
 

@@ -1,4 +1,4 @@
-"""Which cells figures/demo_ablation needs, where their files lie, and the digest that decides reruns."""
+"""Which cells the figures need, where their files lie, and the digest that decides reruns."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from dm2core import RESULTS_VERSION
-from dm2core.config import Config, ConfigError, cell_config, parse_demos_id
+from dm2core.config import Config, ConfigError, Panel, cell_config, parse_demos_id
 from dm2core.env.scenario import load_scenario
+from dm2core.methods import split_run
+from dm2core.strict import unknown
+
+T = TypeVar("T")
 
 # The paper's Fig. 3: all data from one co-trained team or not, all agents' data from the same battles or not.
 VARIANTS = ("joint-concurrent", "joint-nonconcurrent", "indep-concurrent", "indep-nonconcurrent")
@@ -37,7 +41,7 @@ def demo_ids(config: Config) -> list[str]:
 
 
 def cells(config: Config) -> list[Cell]:
-    """Every cell of the figure: per map, DM2 on the four sets and IPPO, each with every seed."""
+    """Every cell of demo_ablation: per map, DM2 on the four sets and IPPO, each with every seed."""
     conditions = [("dm2", demos) for demos in demo_ids(config)] + [("ippo", "none")]
     return [
         Cell(map_name, method, demos, seed)
@@ -45,6 +49,39 @@ def cells(config: Config) -> list[Cell]:
         for method, demos in conditions
         for seed in config.seeds
     ]
+
+
+def panel_cells(config: Config, panel: Panel) -> list[Cell]:
+    """Every cell of one panel: each curve with each seed."""
+    return [Cell(panel.map, *split_run(run), seed) for run in panel.curves for seed in config.seeds]
+
+
+def figure_cells(config: Config, figure: str) -> list[Cell]:
+    """Every cell of one figure, once; ConfigError if the configuration has no such figure."""
+    if figure == "demo_ablation":
+        return cells(config)
+    if figure not in config.figures:
+        raise ConfigError(f"figures: {unknown('figure', figure, ['demo_ablation', *config.figures])}")
+    return _unique(cell for panel in config.figures[figure] for cell in panel_cells(config, panel))
+
+
+def all_cells(config: Config) -> list[Cell]:
+    """Every cell of every figure, once."""
+    return _unique(
+        cell for figure in ("demo_ablation", *config.figures) for cell in figure_cells(config, figure)
+    )
+
+
+def cells_of(config: Config, only: dict[str, Any]) -> list[Cell]:
+    """Cells of the figures under `only_figure` (a name, a list, or `all`); without it, demo_ablation's."""
+    names = only.get("only_figure", "demo_ablation")
+    if names == "all":
+        return all_cells(config)
+    listed = names if isinstance(names, list | tuple) else [names]
+    try:
+        return _unique(cell for name in listed for cell in figure_cells(config, str(name)))
+    except ConfigError as error:
+        raise ConfigError(f"only_figure: {error}") from None
 
 
 def select(grid: Sequence[Cell], only: dict[str, Any]) -> list[Cell]:
@@ -66,8 +103,11 @@ def select(grid: Sequence[Cell], only: dict[str, Any]) -> list[Cell]:
 
 
 def demonstrators(config: Config, map_name: str, demos_id: str) -> list[int]:
-    """Seeds of the expert teams one set is drawn from: the first one, or one per agent."""
-    count = 1 if parse_demos_id(demos_id).joint else load_scenario(map_name).n_agents
+    """Seeds of the expert teams one set is drawn from: the first one, or one per agent, or none."""
+    demos = parse_demos_id(demos_id)
+    count = 1 if demos.joint else load_scenario(map_name).n_agents
+    if demos.expert == "random":
+        return []
     return list(config.expert_seeds[:count])
 
 
@@ -79,6 +119,8 @@ def expert_digest(config: Config, map_name: str, method: str, seed: int) -> str:
 def demos_digest(config: Config, map_name: str, demos_id: str) -> str:
     """Digest of a demonstration set before it exists: its experts, its settings and its id."""
     method = parse_demos_id(demos_id).expert
+    if method == "random":
+        return _digest([demos_id, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION])
     experts = [expert_digest(config, map_name, method, s) for s in demonstrators(config, map_name, demos_id)]
     return _digest([demos_id, experts, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION])
 
@@ -95,5 +137,5 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _unique(values: Iterable[Any]) -> list[Any]:
+def _unique(values: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(values))

@@ -22,6 +22,7 @@ from dm2core.cli import main
 from dm2core.config import CellConfig, Config, cell_config, dump_config, parse_demos_id
 from dm2core.demonstrations import load_demos
 from dm2core.demos import choose_checkpoint, make_demos
+from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError, NumericError
 from dm2core.metrics import MetricLog
@@ -163,15 +164,15 @@ def test_a_number_that_is_not_finite_ends_the_cell_with_a_report(
     where: str, cells: Cells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell, _ = cells["ippo"]
-    real = train.iterate
+    real = Dm2.iterate
 
-    def broken(state: Any, *args: Any) -> dict[str, float]:
+    def broken(state: Dm2, *args: Any) -> dict[str, float]:
         metrics = real(state, *args)
         if state.iteration == 2 and where == "update":
             raise FloatingPointError("actor loss of agent 1 is nan")
         return metrics | ({"train/value_loss": float("nan")} if state.iteration == 2 else {})
 
-    monkeypatch.setattr(train, "iterate", broken)
+    monkeypatch.setattr(Dm2, "iterate", broken)
     with pytest.raises(NumericError, match="nan") as error:
         train_cell(cell, tmp_path / "out", tmp_path / "state", None)
     assert error.value.exit_code == 70

@@ -7,6 +7,7 @@ config/config.yaml by the package's own loader, which knows every key.
 import glob
 import hashlib
 import os
+import re
 import shlex
 import sys
 
@@ -17,12 +18,12 @@ from snakemake.exceptions import WorkflowError
 
 from dm2core.analysis import grid
 from dm2core.analysis.calibration import calibration_cells
-from dm2core.config import ConfigError, dump_config, load_config
+from dm2core.config import DEMOS_ID, FIGURES, ConfigError, dump_config, load_config
 
 # One thread per cell: the thread count is part of a result, and cells are what runs side by side.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
 
-FILTERS = ("only_map", "only_method", "only_seed")
+FILTERS = ("only_figure", "only_map", "only_method", "only_seed")
 
 
 def typed(value, nested=False):
@@ -31,17 +32,16 @@ def typed(value, nested=False):
         return {key: typed(item, True) for key, item in value.items()}
     if isinstance(value, list):
         return [typed(item, True) for item in value]
-    return yaml.safe_load(value) if nested and isinstance(value, str) else value
+    return yaml.safe_load(value) if nested and isinstance(value, str) and value else value
 
 
 def resolve(given):
-    """Resolved config, every cell, and the cells under the filters; a bad key is one line."""
+    """Resolved config, demo_ablation's cells, and the cells under the filters; a bad key is one line."""
     overrides = typed({key: value for key, value in given.items() if key not in FILTERS})
     only = typed({key: value for key, value in given.items() if key in FILTERS})
     try:
         resolved = load_config(Path(workflow.basedir) / "config" / "config.yaml", overrides)
-        every = grid.cells(resolved)
-        return resolved, every, grid.select(every, only)
+        return resolved, grid.cells(resolved), grid.select(grid.cells_of(resolved, only), only)
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
 
@@ -71,11 +71,15 @@ os.environ.update(
 )
 
 
+SET = re.sub(r"\?P<\w+>", "?:", DEMOS_ID)  # Snakemake names the groups of a pattern itself
+
+
 wildcard_constraints:
     map=r"[0-9a-zA-Z_]+",
-    method=r"ippo|dm2",
-    demos=r"none|ippo-(q\d{1,3}|s\d+k)_(joint|indep)-(non)?concurrent",
-    demos_id=r"ippo-(q\d{1,3}|s\d+k)_(joint|indep)-(non)?concurrent",
+    method=r"[a-z0-9_]+(\+[a-z0-9_]+=[a-z0-9_.]+)*",
+    demos=rf"none|{SET}",
+    demos_id=SET,
+    figure="|".join(FIGURES),
     seed=r"\d+",
 
 
@@ -99,6 +103,28 @@ def replay_policies(wildcards):
 def map_manifests(wildcards):
     """Manifests of every cell of one map."""
     return cell_files("manifest.json", [cell for cell in GRID if cell.map_name == wildcards.map])
+
+
+def figure_metrics(wildcards):
+    """Metrics of every cell of one figure."""
+    return cell_files("metrics.parquet", or_workflow_error(grid.figure_cells, CONFIG, wildcards.figure))
+
+
+def figure_manifests(wildcards):
+    """Manifests of every cell of one figure."""
+    return cell_files("manifest.json", or_workflow_error(grid.figure_cells, CONFIG, wildcards.figure))
+
+
+def figure_cards(wildcards):
+    """Cards of the demonstration sets of one figure."""
+    chosen = or_workflow_error(grid.figure_cells, CONFIG, wildcards.figure)
+    sets = dict.fromkeys((cell.map_name, cell.demos) for cell in chosen if cell.demos != "none")
+    return [f"{RESULTS}/demos/{map_name}/{demos}/card.json" for map_name, demos in sets]
+
+
+def figure_digest(wildcards):
+    chosen = or_workflow_error(grid.figure_cells, CONFIG, wildcards.figure)
+    return hashlib.sha256("".join(grid.cell_digest(CONFIG, cell) for cell in chosen).encode()).hexdigest()
 
 
 def map_cards(wildcards):

@@ -1,0 +1,203 @@
+"""Learning-curve figures from the configuration's panels: core, demo_quality and the others. Same input, same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from dm2core.analysis.figures import band_label, curves, save, thousands
+from dm2core.analysis.grid import Cell
+from dm2core.analysis.scores import card_win_rates, load_cell, read_json
+from dm2core.config import Config
+from dm2core.methods import split_method, split_run
+
+NAMES = {
+    "ippo": "IPPO",
+    "dm2": "DM$^2$",
+    "dm2_sil": "DM$^2$, own best episodes (SIL)",
+    "gail_only": "imitation reward only",
+    "dm2_state_action": "DM$^2$, state-action discriminator",
+    "bc_ippo": "cloned, then IPPO",
+    "bc_dm2": "cloned, then DM$^2$",
+    "qmix": "QMIX",
+    "qmix_fc3": "QMIX, one more layer",
+    "rmappo": "RMAPPO",
+}
+# Okabe and Ito's palette; where a method stands more than once, its curves take shades instead.
+COLOURS = {
+    "ippo": "#000000",
+    "dm2": "#0072B2",
+    "dm2_sil": "#E69F00",
+    "gail_only": "#D55E00",
+    "dm2_state_action": "#D55E00",
+    "bc_ippo": "#CC79A7",
+    "bc_dm2": "#009E73",
+    "qmix": "#009E73",
+    "qmix_fc3": "#56B4E9",
+    "rmappo": "#CC79A7",
+}
+SHADES = {"dm2": "viridis", "gail_only": "autumn", "dm2_state_action": "autumn"}
+PAPER_FILES = {
+    "core": "fig2_core.csv",
+    "core_extra": "fig4_core_extra.csv",
+    "bc_pretrain": "fig5_bc_pretrain.csv",
+    "gail_only": "fig6_gail_only.csv",
+    "demo_quality": "fig7_demo_quality.csv",
+    "qmix_arch": "fig8_qmix_arch.csv",
+    "state_action": "nb_state_action.csv",
+}
+PAPER_MAPS = {
+    "5v6": "5m_vs_6m",
+    "3sv4z": "3s_vs_4z",
+    "3sv3z": "3s_vs_3z",
+    "3sv5z": "3s_vs_5z",
+    "8v9": "8m_vs_9m",
+}
+
+
+def collect_figure(config: Config, figure: str) -> pd.DataFrame:
+    """Every evaluation of every cell of a figure, a row each; `condition` is the curve's run as configured."""
+    parts = []
+    for panel in config.figures[figure]:
+        for run in panel.curves:
+            for seed in config.seeds:
+                cell = Cell(panel.map, *split_run(run), seed)
+                parts.append(load_cell(config, cell).assign(condition=run))
+    columns = ["map", "condition", "method", "demos", "seed", "env_steps", "win_rate"]
+    return pd.concat(parts, ignore_index=True)[columns].drop_duplicates()
+
+
+def collect_teams(config: Config, figure: str) -> pd.DataFrame:
+    """Measured win rate of whoever played each demonstration set [map, condition, win_rate], mean over teams."""
+    rows = []
+    for panel in config.figures[figure]:
+        for run in panel.curves:
+            demos = split_run(run)[1]
+            if demos != "none":
+                card = Path(config.results) / "demos" / panel.map / demos / "card.json"
+                rates = card_win_rates(read_json(card, f"demonstrations {demos}"))
+                rows.append((panel.map, run, sum(rates) / len(rates)))
+    return pd.DataFrame(rows, columns=["map", "condition", "win_rate"])
+
+
+def label(run: str) -> str:
+    """A curve's name for people."""
+    method, demos = split_run(run)
+    base, changes = split_method(method)
+    parts = [NAMES[base], *(f"{name} = {value}" for name, value in changes.items())]
+    if demos != "none":
+        parts.append(demos.replace("_joint-concurrent", "").replace("_", ", "))
+    return "; ".join(parts)
+
+
+def colours(runs: list[str]) -> dict[str, tuple[float, float, float]]:
+    """One colour per run."""
+    bases = [split_method(split_run(run)[0])[0] for run in runs]
+    out: dict[str, tuple[float, float, float]] = {}
+    for base in dict.fromkeys(bases):
+        same = [run for run, other in zip(runs, bases, strict=True) if other == base]
+        if len(same) == 1 or base not in SHADES:
+            shades = [mpl.colors.to_rgb(COLOURS[base])] * len(same)
+        else:
+            shades = [
+                mpl.colors.to_rgb(c) for c in mpl.colormaps[SHADES[base]](np.linspace(0.1, 0.85, len(same)))
+            ]
+        out.update(zip(same, shades, strict=True))
+    return out
+
+
+def paper_curves(config: Config, figure: str, folder: Path) -> pd.DataFrame | None:
+    """The paper's curves of this figure under our conditions' names, where the budget allows the same axis."""
+    if config.scale != "paper" or figure not in PAPER_FILES:
+        return None
+    table = pd.read_csv(folder / PAPER_FILES[figure]).replace({"map": PAPER_MAPS})
+    parts = []
+    for panel in config.figures[figure]:
+        for run, theirs in panel.curves.items():
+            chosen = table[(table["map"] == panel.map) & (table["condition"] == theirs)]
+            parts.append(chosen.assign(condition=run)[["map", "condition", "env_steps", "win_rate"]])
+    return pd.concat(parts, ignore_index=True)
+
+
+def plot_curves(
+    figure_name: str,
+    scores: pd.DataFrame,
+    teams: pd.DataFrame,
+    out: Path,
+    *,
+    note: str = "",
+    paper: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Draw {figure}.{pdf,png} into `out`, write what they show to {figure}.csv, and return it."""
+    lines = teams.assign(series="demonstrators", seed="", n=1, env_steps=0, sd=np.nan)
+    data = pd.concat([curves(scores), lines], ignore_index=True)
+    if paper is not None:
+        data = pd.concat(
+            [data, paper.assign(series="paper", seed="", n=np.nan, sd=np.nan)], ignore_index=True
+        )
+    runs = list(dict.fromkeys(scores["condition"]))
+    maps = list(dict.fromkeys(scores["map"]))
+    colour = colours(runs)
+    figure = Figure(figsize=(max(8.4, 5.0 * len(maps)), 5.2 + 0.14 * len(runs)), layout="constrained")
+    panels = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
+    for axes, map_name in zip(panels, maps, strict=True):
+        _panel(axes, data[data["map"] == map_name], colour)
+        axes.set_title(map_name)
+    panels[0].set_ylabel("win rate of the greedy policies, fixed battles")
+    if note:
+        figure.suptitle(note, fontsize="medium")
+    handles = _legend(data, colour)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    write(figure, data, out / figure_name)
+    return data
+
+
+def write(figure: Figure, data: pd.DataFrame, stem: Path) -> None:
+    """PDF, PNG and CSV of one figure."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    data.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
+    save(figure, stem)
+
+
+def _panel(axes: Axes, data: pd.DataFrame, colour: dict[str, tuple[float, float, float]]) -> None:
+    for run, shade in colour.items():
+        rows = data[data["condition"] == run]
+        for _, seed in rows[rows["series"] == "seed"].groupby("seed", sort=False):
+            axes.plot(seed["env_steps"], seed["win_rate"], color=shade, linewidth=0.6, alpha=0.45)
+        mean = rows[rows["series"] == "mean"]
+        low, high = (mean["win_rate"] - mean["sd"]).clip(0, 1), (mean["win_rate"] + mean["sd"]).clip(0, 1)
+        axes.fill_between(mean["env_steps"], low, high, color=shade, alpha=0.12, linewidth=0)
+        axes.plot(mean["env_steps"], mean["win_rate"], color=shade, linewidth=2.2)
+        for level in rows.loc[rows["series"] == "demonstrators", "win_rate"]:
+            axes.axhline(level, color=shade, linewidth=1.0, linestyle="dashed")
+        theirs = rows[rows["series"] == "paper"]
+        axes.plot(theirs["env_steps"], theirs["win_rate"], color=shade, linewidth=1.0, linestyle="dashdot")
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlim(0, max(data["env_steps"].max(), 1))
+    axes.set_xlabel("env steps")
+    axes.xaxis.set_major_formatter(thousands)
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(data: pd.DataFrame, colour: dict[str, tuple[float, float, float]]) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=shade, linewidth=2.2, label=label(run)) for run, shade in colour.items()
+    ]
+    counts = data.loc[data["series"] == "mean", "n"].unique().astype(int).tolist()
+    handles.append(Line2D([], [], color="grey", linewidth=0.6, label="thin: each seed"))
+    handles.append(Patch(color="grey", alpha=0.25, linewidth=0, label=band_label(counts)))
+    for series, style, text in (
+        ("demonstrators", "dashed", "who demonstrated, as it played"),
+        ("paper", "dashdot", "the paper's curve (StarCraft II)"),
+    ):
+        if (data["series"] == series).any():
+            handles.append(Line2D([], [], color="grey", linewidth=1.0, linestyle=style, label=text))  # type: ignore[arg-type]
+    return handles

@@ -1,0 +1,46 @@
+"""Table of one figure -> {name}.pdf, .png, .csv."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dm2core.analysis.curve_figures import paper_curves, plot_curves
+from dm2core.analysis.switchboard import plot_switchboard
+from dm2core.config import ConfigError, load_config
+from workflow.scripts.plot_demo_ablation import NOTES, PAPER
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--figure", required=True)
+    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    try:
+        config = load_config(args.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        scores = pd.read_parquet(args.tables / f"{args.figure}.parquet")
+        teams = pd.read_csv(args.tables / f"{args.figure}_demonstrators.csv")
+    except OSError as error:
+        print(f"{error.filename or args.tables}: cannot be read; run: snakemake", file=sys.stderr)
+        return 65
+    note = NOTES[config.scale]
+    if args.figure == "switchboard":
+        plot_switchboard(scores, args.out, note=note)
+    else:
+        beside = paper_curves(config, args.figure, PAPER)
+        plot_curves(args.figure, scores, teams, args.out, note=note, paper=beside)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
