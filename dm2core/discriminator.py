@@ -98,13 +98,15 @@ def policy_logits(
     slots, battles, n_agents, _ = rollout.obs.shape
     t = torch.arange(slots).unsqueeze(-1)
     real = t < rollout.lengths + int(switches.terminal_row)
-    x = rollout.obs[real].transpose(0, 1).to(net.head.weight.dtype)  # [N, R, O]
-    if actions:
-        x = torch.cat([x, rollout.actions[real].T.unsqueeze(-1).to(x.dtype)], dim=-1)
-    f = torch.cat([net(part) for part in x.split(BLOCK, dim=1)], dim=1)
-    f_zero = net(x.new_zeros(n_agents, 1, x.shape[2]))[:, 0]
+    dtype = net.head.weight.dtype
+    f_zero = net(torch.zeros(n_agents, 1, net.fc1.weight.shape[2], dtype=dtype))[:, 0]
     grid = f_zero.expand(slots, battles, n_agents).clone()
-    grid[real] = f.T
+    for part in real.nonzero().split(BLOCK):
+        at, battle = part.unbind(1)
+        x = rollout.obs[at, battle].transpose(0, 1).to(dtype)  # [N, r, O]
+        if actions:
+            x = torch.cat([x, rollout.actions[at, battle].T.unsqueeze(-1).to(dtype)], dim=-1)
+        grid[at, battle] = net(x).T
     if not switches.absorbing_padding:
         grid = torch.where(real.unsqueeze(-1) & rollout.alive, grid, 0.0)
     return grid[:-1]

@@ -34,7 +34,8 @@ class Dm2:
 
     def __init__(self, cell: CellConfig, env: BattleEnv, demos: Demonstrations | None = None) -> None:
         """`demos` for methods that learn from demonstrations; `env` holds the battles of one iteration."""
-        self.cell, self.env, self.demos = cell, env, demos
+        self.cell, self.env = cell, env
+        self.demos = demos if METHODS[cell.method].cloned else None  # discriminators have their own form of it
         self.method = METHODS[cell.method]
         self.iteration, self.env_steps = 0, 0
         dtype = self.dtype = torch.float64 if cell.dtype == "float64" else torch.float32
@@ -52,18 +53,18 @@ class Dm2:
             disc = DiscriminatorNet(spec.n_agents, seen, cell.discriminator.hidden_size)
             self.disc = disc.init(torch_stream(cell.seed, "discriminator")).to(dtype)
             self.disc_opt = torch.optim.Adam(self.disc.parameters(), lr=cell.discriminator.lr, fused=True)
-            self.expert = self._expert()
+            self.expert = self._expert(demos)
 
-    def _expert(self) -> Episodes | OwnBest:
+    def _expert(self, demos: Demonstrations | None) -> Episodes | OwnBest:
         switches = self.cell.switches
         if self.method.learns_from == "self":
             assert self.cell.own_episodes is not None
             return OwnBest(
                 self.env.spec, self.cell.own_episodes, self.dtype, terminal_row=switches.terminal_row
             )
-        if self.demos is None:
+        if demos is None:
             raise ValueError(f"method {self.cell.method} learns from demonstrations; none were given")
-        return self.demos.episodes(
+        return demos.episodes(
             self.dtype, terminal_row=switches.terminal_row, actions=self.method.sees_actions
         )
 
@@ -89,7 +90,9 @@ class Dm2:
             self.expert.push(rollout, keys, cell.ppo.gamma)
         imitation, disc_metrics = self._imitate(rollout, draws, poll)
         reward = mix(rollout.rewards, imitation, cell.map_params.imitation_coef, self.method.reward)  # l. 11
-        rows = training_rows(rollout, cell.switches)
+        rows = training_rows(rollout, cell.switches, release=True)
+        if cell.compute == "fused":
+            rows.keep_normalized()
         batch = make_batch(self.learners, rows, reward, cell.ppo, cell.switches)
         ppo_metrics = update_policies(  # l. 12
             self.learners,

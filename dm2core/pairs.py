@@ -59,14 +59,17 @@ def policy_episodes(
     With `actions` the action's number is one more column (gail_learner.py line 150).
     """
     slots, battles, n_agents, obs_size = rollout.obs.shape
-    obs = torch.zeros(n_agents * battles * slots + 1, obs_size + int(actions), dtype=dtype)
-    grid = obs[:-1].view(n_agents, battles, slots, obs.shape[1])
-    grid[..., :obs_size].copy_(rollout.obs.permute(2, 1, 0, 3))
-    if actions:
-        grid[..., obs_size].copy_(rollout.actions.permute(2, 1, 0))
-    start = np.arange(n_agents * battles, dtype=np.int64).reshape(n_agents, battles) * slots
-    length = np.broadcast_to(rollout.lengths.numpy() + int(terminal_row), (n_agents, battles))
-    return Episodes(obs, start, length)
+    length = rollout.lengths.numpy() + int(terminal_row)
+    seen = torch.from_numpy(np.arange(slots) < length[:, None])  # [B, L+1]
+    rows = int(seen.sum())
+    obs = torch.zeros(n_agents * rows + 1, obs_size + int(actions), dtype=dtype)
+    for i, own in enumerate(obs[:-1].view(n_agents, rows, obs.shape[1])):
+        own[:, :obs_size] = rollout.obs[:, :, i].transpose(0, 1)[seen]
+        if actions:
+            own[:, obs_size] = rollout.actions[:, :, i].T[seen]
+    first = np.cumsum(length) - length
+    start = first + rows * np.arange(n_agents)[:, None]
+    return Episodes(obs, start, np.broadcast_to(length, (n_agents, battles)))
 
 
 def draw_pairs(

@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from dm2core.fused.act import FusedPlayers
+from dm2core.memory import lazy_zeros
 from dm2core.nets import Actor, Critic, Policy, net_input
 from dm2core.policy import choose_actions, masked_log_softmax
 from dm2core.types import BattleEnv, Grids
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rollout:
     """B episodes of at most L steps, time-major. Battle b has executed steps t < lengths[b] = T.
 
@@ -128,16 +129,21 @@ def collect(
     dtype = actor.head.weight.dtype
     shape = (limit + 1, battles, n_agents)
     critic_size = actor.hidden_size if critic is not None else 0
+
+    def by_battle(size: int, dtype: torch.dtype) -> Tensor:
+        """Zeros [L+1, B, N, size], battle by battle in memory: what lies behind a battle's end is never touched."""
+        return lazy_zeros(battles, limit + 1, n_agents, size, dtype=dtype).transpose(0, 1)
+
     out = Rollout(
-        obs=torch.zeros(*shape, spec.obs_size),
+        obs=by_battle(spec.obs_size, torch.float32),
         avail_actions=torch.zeros(*shape, spec.n_actions, dtype=torch.bool),
         actions=torch.zeros(shape, dtype=torch.int64),
         alive=torch.zeros(shape, dtype=torch.bool),
         rewards=torch.zeros(limit, battles),
         log_probs=torch.zeros(shape, dtype=dtype),
         values=torch.zeros(shape, dtype=dtype),
-        h_actor=torch.zeros(*shape, actor.hidden_size, dtype=dtype),
-        h_critic=torch.zeros(*shape, critic_size, dtype=dtype),
+        h_actor=by_battle(actor.hidden_size, dtype),
+        h_critic=by_battle(critic_size, dtype),
         lengths=torch.zeros(battles, dtype=torch.int64),
         won=torch.zeros(battles, dtype=torch.bool),
         truncated=torch.zeros(battles, dtype=torch.bool),

@@ -19,7 +19,7 @@ from dm2core.nets import net_input
 from dm2core.rollout import Rollout
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rows:
     """R distinct rows and, as row R, the padding row; grid slot (t, b) reads row index[t, b]."""
 
@@ -41,17 +41,28 @@ class Rows:
     @property
     def padding(self) -> int:
         """Number of the padding row."""
-        return self.x.shape[1] - 1
+        return self.actions.shape[1] - 1
 
     @cached_property
     def x_normalized(self) -> Tensor:
         """[N, R+1, F'] x after the layer norm of the input without its affine map, zeros up to a multiple of 16."""
-        size = self.x.shape[-1]
-        return fn.pad(fn.layer_norm(self.x, (size,)), (0, -size % 16))
+        n_agents, rows, size = self.x.shape
+        out = self.x.new_zeros(n_agents, rows, size + -size % 16)
+        for x, normalized in zip(self.x, out, strict=True):  # one agent at a time: a third of the memory
+            normalized[:, :size] = fn.layer_norm(x, (size,))
+        return out
+
+    def keep_normalized(self) -> None:
+        """Give up x for x_normalized, which is all that the compiled kernels read."""
+        self.x = self.x_normalized.new_empty(0)
 
 
-def training_rows(rollout: Rollout, switches: Switches) -> Rows:
-    """Gather the distinct inputs of a rollout under the given switches."""
+def training_rows(rollout: Rollout, switches: Switches, *, release: bool = False) -> Rows:
+    """Gather the distinct inputs of a rollout under the given switches.
+
+    With `release` the rollout gives up each of its large arrays as soon as it is gathered: both together are more
+    than half of a cell's memory.
+    """
     slots, _, n_agents, n_actions = rollout.avail_actions.shape
     limit = slots - 1
     dtype = rollout.values.dtype
@@ -71,6 +82,12 @@ def training_rows(rollout: Rollout, switches: Switches) -> Rows:
             out[i, :-1] = grid[:, :, i][kept]
         return out
 
+    def take(name: str) -> Tensor:
+        out = gather(getattr(rollout, name))
+        if release:
+            setattr(rollout, name, torch.empty(0))
+        return out
+
     previous = torch.full_like(rollout.actions, -1)  # none; shifted by one below, so that none is all zeros
     previous[1:] = rollout.actions[:-1]
     if switches.t0_last_action_leak:
@@ -80,9 +97,9 @@ def training_rows(rollout: Rollout, switches: Switches) -> Rows:
     absorbing = torch.full_like(length, limit)
     rows = absorbing if switches.absorbing_padding else (length + int(switches.terminal_row)).clamp(max=limit)
     return Rows(
-        x=net_input(gather(rollout.obs).to(dtype), last_action),
-        h_actor=gather(rollout.h_actor),
-        h_critic=gather(rollout.h_critic),
+        x=net_input(take("obs").to(dtype), last_action),
+        h_actor=take("h_actor"),
+        h_critic=take("h_critic"),
         avail_actions=avail,
         actions=gather(rollout.actions),
         choice=avail.sum(-1) > 1,

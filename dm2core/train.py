@@ -42,6 +42,7 @@ from dm2core.interrupt import catch_signals
 from dm2core.learner import Learner
 from dm2core.learners import open_learner
 from dm2core.lock import cell_lock
+from dm2core.memory import trim
 from dm2core.metrics import MetricLog, write_parquet
 from dm2core.nets import Actor
 from dm2core.progress import CellProgress
@@ -119,6 +120,7 @@ def _loop(run: Run, progress: CellProgress) -> None:
             _evaluate(run, progress)
         save_checkpoint(run.state_folder, _progress(run), learner.tensors())
         progress.update(learner.env_steps)
+        trim()
 
 
 def _progress(run: Run) -> Progress:

@@ -34,7 +34,7 @@ def _by_input(row: NDArray[np.int64], rows: Rows, agent: int) -> Iterator[tuple[
 
 def score(actor: Actor, critic: Critic, rows: Rows) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the taken actions (0 where there is no choice) and critic outputs, [N, R+1] both."""
-    log_probs, values = torch.zeros(rows.x.shape[:2]), torch.zeros(rows.x.shape[:2])
+    log_probs, values = torch.zeros(rows.actions.shape), torch.zeros(rows.actions.shape)
     x, everything = rows.x_normalized.numpy(), np.arange(rows.padding + 1)
     w_actor, w_critic = fold(actor), fold(critic)
     k_actor, k_critic = _buffers(rows, actor)[0], _buffers(rows, critic)[0]

@@ -1,0 +1,32 @@
+"""What a cell's memory needs beyond torch: zeros that cost nothing until written, and giving freed memory back."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+
+import torch
+from torch import Tensor
+
+
+def lazy_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+    """Zeros whose pages exist once they are written: grids of episodes are empty behind each episode's end.
+
+    Small pages, because a huge page would hold several episodes with their empty ends.
+    """
+    count = math.prod(shape)
+    if count == 0:
+        return torch.zeros(shape, dtype=dtype)
+    room = mmap.mmap(-1, count * dtype.itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+        room.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(room, dtype=dtype).view(shape)
+
+
+def trim() -> None:
+    """Give freed memory back to the system; does nothing where the C library has no malloc_trim."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
