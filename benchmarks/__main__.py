@@ -85,11 +85,34 @@ def cells(args: argparse.Namespace) -> Rows:
     ]
 
 
+def authors(args: argparse.Namespace) -> Rows:
+    """Beside the released code, on the battles we recorded; nothing without a checkout of it."""
+    from benchmarks.authors import compare
+    from dm2core.config import load_config
+
+    if args.authors is None:
+        print("authors: not measured; give a checkout of carolinewang01/dm2 with --authors")
+        return []
+    config = load_config("config/config.yaml", {"scale": "paper"})
+    meanings = {
+        "authors_rollout_env_steps_per_s": "released code, rollout of 1 battle, the game free of charge",
+        "authors_dm2_env_steps_per_s": "released code, DM2, rollout and update, the game free of charge",
+        "authors_ippo_env_steps_per_s": "the same, IPPO",
+        "rollout_vs_authors": "times as many env steps per CPU second, rollout (ours with the simulator)",
+        "update_vs_authors": "times, DM2's update",
+        "dm2_vs_authors": "times, DM2 end to end",
+        "ippo_vs_authors": "times, IPPO end to end",
+    }
+    found = compare(config, MAP, args.authors, 3)
+    return [(key, found[key], meaning) for key, meaning in meanings.items()]
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "sim": sim,
     "learning": learning,
     "update": update,
     "cells": cells,
+    "authors": authors,
 }
 
 
@@ -102,12 +125,15 @@ def main() -> None:
     )
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--smaclite", type=Path, help="a checkout of uoe-agents/smaclite, to be measured too")
+    parser.add_argument("--authors", type=Path, help="a checkout of carolinewang01/dm2, to be measured too")
     args = parser.parse_args()
     chosen = args.only.split(",")
     if unknown := [part for part in chosen if part not in PARTS]:
         parser.error(f"--only: there is no part {unknown[0]!r}; parts: {', '.join(PARTS)}")
     if args.smaclite and not (args.smaclite / "smaclite").is_dir():
         parser.error(f"--smaclite: {args.smaclite} is not a checkout of smaclite")
+    if args.authors and not (args.authors / "src" / "learners").is_dir():
+        parser.error(f"--authors: {args.authors} is not a checkout of carolinewang01/dm2")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     rows = [row for part in chosen for row in PARTS[part](args)]
     args.out.write_text(json.dumps({key: value for key, value, _ in rows}, indent=2) + "\n")

@@ -1,0 +1,137 @@
+"""Runs inside benchmarks/authors.py's child process: the authors' own runner and learner on recorded battles.
+
+    python authors_child.py CHECKOUT RECORDING.npz mixed|env REPEATS
+
+The game costs nothing: an environment that plays recorded observations back. Their classes do the rest, unchanged.
+Prints JSON: CPU seconds of the rollout and of the update, and the env steps of the batch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import types
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+
+class Playback:
+    """Recorded battles in SMAC's interface; actions are ignored."""
+
+    def __init__(self, recording: Any) -> None:
+        self.obs, self.avail, self.reward = (recording[name] for name in ("obs", "avail", "reward"))
+        self.lengths, self.n = recording["lengths"], -1
+        self.episode_limit = self.obs.shape[1] - 1
+        self.state = np.zeros(int(recording["state_size"]), np.float32)
+
+    def reset(self) -> None:
+        self.n, self.t = (self.n + 1) % len(self.lengths), 0
+
+    def get_state(self) -> Any:
+        return self.state
+
+    def get_obs(self) -> Any:
+        return list(self.obs[self.n, self.t])
+
+    def get_avail_actions(self) -> Any:
+        return self.avail[self.n, self.t].tolist()
+
+    def step(self, _: Any) -> tuple[float, bool, dict[str, Any]]:
+        reward = float(self.reward[self.n, self.t])
+        self.t += 1
+        return reward, bool(self.t == self.lengths[self.n]), {}
+
+
+def stand_ins(env: Playback) -> None:
+    """Modules their files import and this measurement never uses."""
+    for name in ("smac", "smac.env", "h5py", "stable_baselines3", "stable_baselines3.common"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["smac.env"].MultiAgentEnv = object  # type: ignore[attr-defined]
+    sys.modules["smac.env"].StarCraft2Env = lambda **_: env  # type: ignore[attr-defined]
+    running = types.ModuleType("stable_baselines3.common.running_mean_std")
+    running.RunningMeanStd = lambda shape=(): None  # type: ignore[attr-defined]
+    sys.modules[running.__name__] = running
+
+
+def main() -> None:
+    """Time them."""
+    checkout, rew_type, repeats = Path(sys.argv[1]), sys.argv[3], int(sys.argv[4])
+    with np.load(sys.argv[2]) as file:
+        recording = dict(file)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # their code, of an older torch
+    env = Playback(recording)
+    stand_ins(env)
+    sys.path.insert(0, str(checkout / "src"))
+    from components.episode_buffer import ReplayBuffer
+    from components.transforms import OneHot
+    from controllers.dcntrl_controller import DcntrlMAC
+    from learners.gail_learner import BatchStorage
+    from learners.ippo_learner import IPPOLearner
+    from runners.ippo_episode_runner import IPPOEpisodeRunner
+
+    settings: dict[str, Any] = {}
+    for name in ("default.yaml", "algs/ippo.yaml", "default_ippo_5v6.yaml"):
+        settings |= yaml.safe_load((checkout / "src/config" / name).read_text())
+    episodes, _, n_agents, obs_size = recording["obs"].shape
+    n_actions = recording["avail"].shape[-1]
+    imitates = rew_type == "mixed"
+    args = SimpleNamespace(
+        **settings
+        | {
+            "use_cuda": False, "device": "cpu", "n_agents": n_agents, "n_actions": n_actions, "env": "sc2",
+            "env_args": {}, "episode_limit": env.episode_limit, "rew_type": rew_type, "update_gail": imitates,
+            "buffer_size": episodes, "batch_size": episodes - 1, "gail_data_paths": ["none"], "gail_sil": imitates,
+        }
+    )  # fmt: skip
+    scheme: dict[str, Any] = {
+        "state": {"vshape": len(env.state)},
+        "obs": {"vshape": obs_size, "group": "agents"},
+        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
+        "rnn_states_actors": {"vshape": (args.rnn_hidden_dim,), "group": "agents"},
+        "rnn_states_critics": {"vshape": (args.rnn_hidden_dim,), "group": "agents"},
+        "avail_actions": {"vshape": (n_actions,), "group": "agents", "dtype": torch.int},
+        "reward": {"vshape": (1,)},
+        "terminated": {"vshape": (1,), "dtype": torch.uint8},
+    }
+    groups = {"agents": n_agents}
+    preprocess = {"actions": ("actions_onehot", [OneHot(out_dim=n_actions)])}
+    logger = SimpleNamespace(log_stat=lambda *_: None, console_logger=logging.getLogger())
+    runner = IPPOEpisodeRunner(args, logger)
+    buffer = ReplayBuffer(scheme, groups, 1, env.episode_limit + 1, preprocess=preprocess, device="cpu")
+    mac = DcntrlMAC(buffer.scheme, groups, args)
+    learner = IPPOLearner(mac, buffer.scheme, logger, args)
+    runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=mac, ippo_learner=learner)
+    learner.gail_sil = args.gail_sil = (
+        False  # built without a file; the demonstrations are the recorded battles
+    )
+    for i, gail in enumerate(learner.gails or []):
+        gail.expert_storage = BatchStorage(args)
+        for k in range(len(recording["expert_obs"])):
+            gail.expert_storage.store_ep(torch.from_numpy(recording["expert_obs"][k : k + 1, :, i]), None)
+    took: dict[str, list[float]] = {"rollout_s": [], "update_s": []}
+    sys.stdout = sys.stderr
+    for _ in range(repeats):
+        start = time.process_time()
+        with torch.no_grad():  # as their run_ippo.py
+            batches = [runner.run() for _ in range(episodes)]
+        took["rollout_s"].append(time.process_time() - start)
+        for batch in batches:
+            learner.insert_episode_batch(batch)
+        start = time.process_time()
+        learner.train(0)
+        took["update_s"].append(time.process_time() - start)
+    sys.stdout = sys.__stdout__
+    print(json.dumps(took | {"env_steps": int(recording["lengths"].sum())}))
+
+
+if __name__ == "__main__":
+    main()
