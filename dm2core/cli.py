@@ -208,16 +208,16 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from dm2core.env.vector import make_env
     from dm2core.evaluate import evaluate
-    from dm2core.replay import load_policy, policy_map
+    from dm2core.replay import policy_map, read_policy
     from dm2core.rollout import compute_for
 
     torch.set_num_threads(1)
     map_name = args.map or policy_map(args.policy)
     if map_name not in known_maps():
         raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
-    actor = load_policy(args.policy, make_env(map_name, 1).spec)
-    compute = compute_for(actor)
-    result = evaluate(actor, map_name, args.episodes, args.seed, greedy=not args.sampled, compute=compute)
+    policy = read_policy(args.policy, make_env(map_name, 1).spec)
+    compute = compute_for(policy)
+    result = evaluate(policy, map_name, args.episodes, args.seed, greedy=not args.sampled, compute=compute)
     for key, value in result.items():
         print(f"{key:<16}{value:.4f}")
 

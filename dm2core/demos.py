@@ -7,11 +7,17 @@ The four sets of the paper's Fig. 3 in data terms (its appendix B and the releas
     indep-concurrent     agent i of team i: strangers play together, the same K battles for every agent
     indep-nonconcurrent  agent i gets battles iK..iK+K-1 of team i, played with its own team-mates
 
-Battles are played afresh from a checkpoint, actions sampled (D13: the released ones are the tail of training).
+Battles are played afresh from a checkpoint, actions sampled (D13: the released ones are the tail of training); QMIX
+teams play greedily, with a share of random actions if the set asks for it.
+
+Two controls: `random_...` is played by nobody's team, uniformly over the available actions; `...-shuffled` is the
+joint-concurrent set with every number of an observation drawn from another row, so that each keeps its values and
+nothing of how they go together.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -32,8 +38,10 @@ from dm2core.demonstrations import FIELDS, AgentDemos
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
-from dm2core.nets import load_actor, mix_agents
-from dm2core.rng import battle_keys
+from dm2core.methods import METHODS
+from dm2core.nets import Actor, Policy, mix_agents
+from dm2core.policies import load_policy
+from dm2core.rng import battle_keys, stream
 from dm2core.rollout import collect
 
 BATTLES = 250  # played side by side
@@ -52,7 +60,9 @@ class Expert:
 
 
 def choose_checkpoint(win_rates: Sequence[tuple[int, float]], demos: DemoSet) -> int:
-    """Env steps of the chosen checkpoint among (env_steps, sampled win rate); ties go to the later one."""
+    """Env steps of the chosen checkpoint among (env_steps, win rate as demonstrations are played); ties: the later."""
+    if demos.select.startswith("e"):
+        return max(win_rates)[0]
     steps = demos.target_env_steps
     if steps is not None:
         return min(win_rates, key=lambda row: (abs(row[0] - steps), -row[0]))[0]
@@ -74,7 +84,8 @@ def load_expert(folder: Path, map_name: str, demos: DemoSet) -> Expert:
         raise DataError(f"{folder}: holds {found}, but {demos.expert} on {map_name} is needed")
     metrics = read_file(folder / "metrics.parquet", metrics_sha256)
     table = pq.read_table(pa.BufferReader(metrics)).to_pylist()
-    rates = [(row["env_steps"], row["value"]) for row in table if row["key"] == "eval_sampled/win_rate"]
+    kept = "eval/win_rate" if demos.select.startswith("e") else "eval_sampled/win_rate"
+    rates = [(row["env_steps"], row["value"]) for row in table if row["key"] == kept]
     env_steps = choose_checkpoint(rates, demos)
     prefix = f"{env_steps:010d}/"
     every = load_tensors(folder / "checkpoints.safetensors", sha256)
@@ -84,49 +95,82 @@ def load_expert(folder: Path, map_name: str, demos: DemoSet) -> Expert:
 
 def make_demos(config: Config, map_name: str, demos_id: str, folders: Sequence[Path], out: Path) -> None:
     """Sample one demonstration set into `out`: demos.npz, card.json, card.md (the card last)."""
-    demos = parse_demos_id(demos_id)
-    n_agents = make_env(map_name, 1).spec.n_agents
-    needed = 1 if demos.joint else n_agents
+    sampling = Sampling(config, map_name, parse_demos_id(demos_id))
+    teams = _teams(sampling, demos_id, folders)
+    strangers = None
+    if not sampling.demos.joint and sampling.demos.concurrent:
+        strangers = mix_agents([team.tensors for team in teams])
+    agents = _sample(sampling, teams, strangers)
+    if sampling.demos.shuffled:
+        agents = [_shuffled(agent, i, config.eval_seed) for i, agent in enumerate(agents)]
+    data = _pack(agents)
+    card = _card(demos_id, sampling, _who_played(sampling, teams, strangers), agents, data)
+    write_atomic(out / "demos.npz", data)
+    write_atomic(out / "card.md", _card_text(card).encode())
+    write_atomic(out / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What decides how teams play."""
+
+    config: Config
+    map_name: str
+    demos: DemoSet
+
+    @property
+    def greedy(self) -> bool:
+        """QMIX has values, no probabilities to draw from."""
+        return METHODS[self.demos.expert].family == "qmix" if self.demos.expert in METHODS else False
+
+    def compute(self, policy: Policy) -> str:
+        return self.config.resolved_compute() if isinstance(policy, Actor) else "torch"
+
+
+def _teams(sampling: Sampling, demos_id: str, folders: Sequence[Path]) -> list[Expert]:
+    """The expert teams of a set, checked; for random play one whose actions are all equally likely."""
+    map_name, demos = sampling.map_name, sampling.demos
+    spec = make_env(map_name, 1).spec
+    if demos.expert == "random":
+        size = sampling.config.ppo.hidden_size
+        actor = Actor(spec.n_agents, spec.obs_size + spec.n_actions + spec.n_agents, spec.n_actions, size)
+        return [Expert(Path(), 0, 0, dict(actor.state_dict()), "random", "")]
+    needed = 1 if demos.joint else spec.n_agents
     if len(folders) < needed:
         raise DataError(f"{demos_id} on {map_name} needs {needed} expert runs, got {len(folders)}")
     teams = [load_expert(folder, map_name, demos) for folder in folders[:needed]]
     if len({team.digest for team in teams}) < len(teams):
         seeds = [team.seed for team in teams]
         raise DataError(f"{demos_id} needs a different team for every agent, got the runs of seeds {seeds}")
-    strangers = None
-    if not demos.joint and demos.concurrent:
-        strangers = mix_agents([team.tensors for team in teams])
-    agents = _sample(demos, teams, strangers, map_name, config, n_agents)
-    data = _pack(agents)
-    played = _who_played(teams, strangers, map_name, config)
-    card = _card(map_name, demos_id, config, played, agents, data)
-    write_atomic(out / "demos.npz", data)
-    write_atomic(out / "card.md", _card_text(card).encode())
-    write_atomic(out / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    return teams
 
 
 def _sample(
-    demos: DemoSet,
-    teams: Sequence[Expert],
-    strangers: dict[str, Tensor] | None,
-    map_name: str,
-    config: Config,
-    n_agents: int,
+    sampling: Sampling, teams: Sequence[Expert], strangers: dict[str, Tensor] | None
 ) -> list[AgentDemos]:
     """Each agent's episodes, as the table above says; one block of battles is in memory at a time."""
-    count, seed, compute = config.demos.episodes, config.eval_seed, config.resolved_compute()
+    count, demos = sampling.config.demos.episodes, sampling.demos
+    n_agents = make_env(sampling.map_name, 1).spec.n_agents
     if demos.concurrent:
         tensors, role = teams[0].tensors, f"demos/team{teams[0].seed}"
         if strangers is not None:
             tensors, role = strangers, "demos/strangers" + "-".join(str(team.seed) for team in teams)
-        played = _play(tensors, map_name, seed, role, 0, count, compute)
+        played = _play(sampling, tensors, role, 0, count)
         return [_agent(played, i, 0) for i in range(n_agents)]
     agents = []
     for i in range(n_agents):
         team = teams[0] if demos.joint else teams[i]
-        own = _play(team.tensors, map_name, seed, f"demos/team{team.seed}", i * count, count, compute)
+        own = _play(sampling, team.tensors, f"demos/team{team.seed}", i * count, count)
         agents.append(_agent(own, i, i * count))
     return agents
+
+
+def _shuffled(agent: AgentDemos, number: int, seed: int) -> AgentDemos:
+    """Every number of the observations drawn from another row, without replacement."""
+    obs = agent.obs.copy()
+    for column in range(obs.shape[1]):
+        stream(seed, f"demos/shuffle{number}", column).shuffle(obs[:, column])
+    return dataclasses.replace(agent, obs=obs)
 
 
 @dataclass(frozen=True)
@@ -139,16 +183,21 @@ class _Played:
     episode_return: NDArray[np.float32]
 
 
-def _play(
-    tensors: dict[str, Tensor], map_name: str, seed: int, role: str, first: int, count: int, compute: str
-) -> _Played:
-    """Battles first..first+count-1 of one stream, actions sampled."""
-    actor = load_actor(tensors)
+def _play(sampling: Sampling, tensors: dict[str, Tensor], role: str, first: int, count: int) -> _Played:
+    """Battles first..first+count-1 of one stream, actions drawn as the set asks for."""
+    policy, seed = load_policy(tensors), sampling.config.eval_seed
     obs, actions, won, returns = [], [], [], []
     for at in range(first, first + count, BATTLES):
         size = min(BATTLES, first + count - at)
-        keys = battle_keys(seed, role, at, size)
-        rollout = collect(make_env(map_name, size), actor, None, keys, compute=compute)
+        rollout = collect(
+            make_env(sampling.map_name, size),
+            policy,
+            None,
+            battle_keys(seed, role, at, size),
+            greedy=sampling.greedy,
+            epsilon=sampling.demos.epsilon,
+            compute=sampling.compute(policy),
+        )
         for b, steps in enumerate(rollout.lengths.tolist()):
             obs.append(rollout.obs[: steps + 1, b].numpy().copy())
             actions.append(rollout.actions[: steps + 1, b].numpy().copy())
@@ -176,57 +225,53 @@ def _pack(agents: Sequence[AgentDemos]) -> bytes:
     return buffer.getvalue()
 
 
-def _rates(tensors: dict[str, Tensor], map_name: str, config: Config) -> dict[str, float]:
+def _rates(sampling: Sampling, tensors: dict[str, Tensor]) -> dict[str, float]:
     """Win rates on battles of their own: not those that chose the checkpoint, not the demonstrations'."""
-    actor = load_actor(tensors)
+    policy, config = load_policy(tensors), sampling.config
 
-    def rate(*, greedy: bool) -> dict[str, float]:
+    def rate(*, greedy: bool, epsilon: float) -> dict[str, float]:
         return evaluate(
-            actor,
-            map_name,
+            policy,
+            sampling.map_name,
             config.demos.card_episodes,
             config.eval_seed,
             greedy=greedy,
+            epsilon=epsilon,
             role="card",
-            compute=config.resolved_compute(),
+            compute=sampling.compute(policy),
         )
 
-    sampled = rate(greedy=False)
+    played = rate(greedy=sampling.greedy, epsilon=sampling.demos.epsilon)
     return {
-        "win_rate_sampled": sampled["win_rate"],
-        "win_rate_greedy": rate(greedy=True)["win_rate"],
-        "timeout_rate_sampled": sampled["timeout_rate"],
+        "win_rate_sampled": played["win_rate"],
+        "win_rate_greedy": rate(greedy=True, epsilon=0.0)["win_rate"],
+        "timeout_rate_sampled": played["timeout_rate"],
         "battles": config.demos.card_episodes,
     }
 
 
-def _team_card(team: Expert, map_name: str, config: Config) -> dict[str, Any]:
+def _team_card(sampling: Sampling, team: Expert) -> dict[str, Any]:
     source = {"seed": team.seed, "env_steps": team.env_steps, "digest": team.digest, "sha256": team.sha256}
-    return source | _rates(team.tensors, map_name, config)
+    return source | _rates(sampling, team.tensors)
 
 
 def _who_played(
-    teams: Sequence[Expert], strangers: dict[str, Tensor] | None, map_name: str, config: Config
+    sampling: Sampling, teams: Sequence[Expert], strangers: dict[str, Tensor] | None
 ) -> dict[str, Any]:
-    cards = [_team_card(team, map_name, config) for team in teams]
-    mixed = None if strangers is None else _rates(strangers, map_name, config)
+    cards = [_team_card(sampling, team) for team in teams]
+    mixed = None if strangers is None else _rates(sampling, strangers)
     rates = [card["win_rate_sampled"] for card in (cards if mixed is None else [mixed])]
     # win_rate: of whoever played the demonstrations, as they played; one number, or one per team
     return {"teams": cards, "strangers": mixed, "win_rate": rates if len(rates) > 1 else rates[0]}
 
 
 def _card(
-    map_name: str,
-    demos_id: str,
-    config: Config,
-    played: dict[str, Any],
-    agents: Sequence[AgentDemos],
-    data: bytes,
+    demos_id: str, sampling: Sampling, played: dict[str, Any], agents: Sequence[AgentDemos], data: bytes
 ) -> dict[str, Any]:
     return {
-        "map": map_name,
+        "map": sampling.map_name,
         "demos_id": demos_id,
-        "episodes_per_agent": config.demos.episodes,
+        "episodes_per_agent": sampling.config.demos.episodes,
         **played,
         "agents": [
             {
@@ -247,12 +292,15 @@ def _card_text(card: dict[str, Any]) -> str:
     lines = [
         f"# {card['demos_id']} on {card['map']}",
         "",
-        f"{card['episodes_per_agent']} episodes per agent, {card['obs_size']} numbers an observation, actions sampled.",
+        f"{card['episodes_per_agent']} episodes per agent, {card['obs_size']} numbers an observation.",
         "",
-        "| who plays | checkpoint (env steps) | win rate, sampled | win rate, greedy | battles |",
+        "| who plays | checkpoint (env steps) | win rate, as demonstrated | win rate, greedy | battles |",
         "|---|---|---|---|---|",
     ]
-    rows = [(f"team of seed {t['seed']}", f"{t['env_steps']:,}", t) for t in card["teams"]]
+    rows = [
+        ("random play" if t["digest"] == "random" else f"team of seed {t['seed']}", f"{t['env_steps']:,}", t)
+        for t in card["teams"]
+    ]
     if card["strangers"] is not None:
         rows.append(("strangers: agent i of team i", "", card["strangers"]))
     for who, steps, t in rows:

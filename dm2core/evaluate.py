@@ -17,6 +17,7 @@ def evaluate(
     seed: int,
     *,
     greedy: bool,
+    epsilon: float = 0.0,
     role: str = "evaluation",
     compute: str = "torch",
     poll: Callable[[], None] = lambda: None,
@@ -27,7 +28,14 @@ def evaluate(
     """
     env = make_env(map_name, episodes)
     rollout = collect(
-        env, policy, None, battle_keys(seed, role, 0, episodes), greedy=greedy, compute=compute, poll=poll
+        env,
+        policy,
+        None,
+        battle_keys(seed, role, 0, episodes),
+        greedy=greedy,
+        epsilon=epsilon,
+        compute=compute,
+        poll=poll,
     )
     return {
         "win_rate": float(rollout.won.double().mean()),

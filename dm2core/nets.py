@@ -94,6 +94,15 @@ class Policy(nn.Module):
     head: StackedLinear
 
     @property
+    def size_in(self) -> int:
+        """F."""
+        raise NotImplementedError
+
+    @property
+    def n_agents(self) -> int:
+        return self.head.weight.shape[0]
+
+    @property
     def hidden_size(self) -> int:
         return self.head.weight.shape[-1]
 
@@ -112,6 +121,10 @@ class Actor(Policy):
         super().__init__()
         self.body = RecurrentBody(n_agents, size_in, size)
         self.head = StackedLinear(n_agents, size, n_actions)
+
+    @property
+    def size_in(self) -> int:
+        return self.body.fc1.weight.shape[2]
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         features, h_next = self.body(x, h)

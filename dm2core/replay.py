@@ -24,7 +24,8 @@ from dm2core.env.draw import Painter, Scene
 from dm2core.env.scenario import Scenario, load_scenario
 from dm2core.env.vector import GAME_LOOPS, BattleSim
 from dm2core.errors import DataError
-from dm2core.nets import Actor, load_actor
+from dm2core.nets import Policy
+from dm2core.policies import load_policy
 from dm2core.rng import battle_keys
 from dm2core.rollout import compute_for, players_for
 from dm2core.types import EnvSpec, Grids
@@ -109,21 +110,21 @@ def _player(
     if not path.exists():
         known = ", ".join(sorted([*SCRIPTS, "random"]))
         raise ConfigError(f"--who {who}: neither a script ({known}) nor a policy file or cell folder")
-    return _trained(load_policy(path, env.spec), env, keys, greedy=greedy), _title(path)
+    return _trained(read_policy(path, env.spec), env, keys, greedy=greedy), _title(path)
 
 
-def load_policy(path: Path, spec: EnvSpec) -> Actor:
-    """The actor in a policy file, checked against a map; DataError if it does not fit."""
+def read_policy(path: Path, spec: EnvSpec) -> Policy:
+    """The policy in a file, checked against a map; DataError if it does not fit."""
     tensors = load_tensors(path, sha256_in_manifest(path))
     try:
-        actor = load_actor(tensors)
+        policy = load_policy(tensors)
     except (KeyError, ValueError, RuntimeError):
         raise DataError(f"{path}: does not hold one policy; give a cell's policy.safetensors") from None
-    found = (*tensors["body.fc1.weight"].shape[::2], actor.n_actions)
+    found = (policy.n_agents, policy.size_in, policy.n_actions)
     wanted = (spec.n_agents, spec.obs_size + spec.n_actions + spec.n_agents, spec.n_actions)
     if found != wanted:
         raise DataError(f"{path}: (agents, inputs, actions) is {found}, {spec.map_name} needs {wanted}")
-    return actor
+    return policy
 
 
 def policy_map(path: Path) -> str | None:
@@ -142,16 +143,16 @@ def _title(path: Path) -> str:
         return path.name
 
 
-def _trained(actor: Actor, env: BattleSim, keys: NDArray[np.uint64], *, greedy: bool) -> Play:
-    spec, hidden = env.spec, actor.hidden_size
+def _trained(policy: Policy, env: BattleSim, keys: NDArray[np.uint64], *, greedy: bool) -> Play:
+    spec, hidden = env.spec, policy.hidden_size
     shape, real = (spec.episode_limit + 1, 1, spec.n_agents), np.float32
-    if actor.head.weight.dtype.itemsize == 8:
+    if policy.head.weight.dtype.itemsize == 8:
         real = np.float64  # type: ignore[assignment]
     grids = Grids(
         np.zeros(shape, np.int64), np.zeros(shape, real), np.zeros(shape, real), np.zeros((*shape, hidden), real),
         np.zeros((*shape, 0), real),
     )  # fmt: skip
-    players = players_for(actor, None, env, compute_for(actor))
+    players = players_for(policy, None, env, compute_for(policy))
 
     def play(t: int) -> NDArray[np.int64]:
         players.act(t, env, np.zeros(1, dtype=np.int64), keys, grids, greedy=greedy)

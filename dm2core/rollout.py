@@ -57,8 +57,8 @@ class Rollout:
 class TorchPlayers:
     """N actors, and critics if given, playing B battles; any precision. Its compiled twin is fused/act.py."""
 
-    def __init__(self, actor: Policy, critic: Critic | None, env: BattleEnv) -> None:
-        self.actor, self.critic = actor, critic
+    def __init__(self, actor: Policy, critic: Critic | None, env: BattleEnv, epsilon: float = 0.0) -> None:
+        self.actor, self.critic, self.epsilon = actor, critic, epsilon
         dtype, shape = actor.head.weight.dtype, (env.spec.n_agents, env.num_battles, actor.hidden_size)
         self._h_actor, self._h_critic = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
         self._last_action = torch.zeros(*shape[:2], env.spec.n_actions, dtype=dtype)
@@ -80,7 +80,7 @@ class TorchPlayers:
         x = net_input(torch.from_numpy(env.obs[live]).transpose(0, 1).to(h_actor.dtype), last_action)
         logits, self._h_actor[:, rows] = self.actor(x, h_actor)
         log_pi = masked_log_softmax(logits, torch.from_numpy(env.avail_actions[live]).transpose(0, 1))
-        actions = choose_actions(log_pi, keys[live], t, greedy=greedy)
+        actions = choose_actions(log_pi, keys[live], t, greedy=greedy, epsilon=self.epsilon)
         out.actions[t, live] = actions.T
         out.log_probs[t, live] = log_pi.gather(-1, actions.unsqueeze(-1)).squeeze(-1).T
         out.h_actor[t, live] = h_actor.transpose(0, 1)
@@ -103,11 +103,11 @@ def compute_for(policy: Policy) -> str:
 
 
 def players_for(
-    policy: Policy, critic: Critic | None, env: BattleEnv, compute: str
+    policy: Policy, critic: Critic | None, env: BattleEnv, compute: str, epsilon: float = 0.0
 ) -> TorchPlayers | FusedPlayers:
-    """Who plays, in one of the two forms; only actors have a compiled one."""
-    if compute == "torch":
-        return TorchPlayers(policy, critic, env)
+    """Who plays, in one of the two forms; only actors have a compiled one, and only without added noise."""
+    if compute == "torch" or epsilon:
+        return TorchPlayers(policy, critic, env, epsilon)
     if not isinstance(policy, Actor):
         raise ValueError(f"compute: fused plays actors only, not {type(policy).__name__}")
     return FusedPlayers(policy, critic, env)
@@ -120,10 +120,14 @@ def collect(
     keys: NDArray[np.uint64],
     *,
     greedy: bool = False,
+    epsilon: float = 0.0,
     compute: str = "torch",
     poll: Callable[[], None] = lambda: None,
 ) -> Rollout:
-    """Play all battles of `env` to their ends, battle b from `keys[b]` ([B] uint64)."""
+    """Play all battles of `env` to their ends, battle b from `keys[b]` ([B] uint64).
+
+    epsilon: share of actions drawn uniformly from the available ones.
+    """
     spec, battles = env.spec, env.num_battles
     limit, n_agents = spec.episode_limit, spec.n_agents
     dtype = actor.head.weight.dtype
@@ -150,7 +154,7 @@ def collect(
     )
     grid = {name: tensor.numpy() for name, tensor in vars(out).items()}
     grids = Grids(*(grid[name] for name in Grids._fields))
-    players = players_for(actor, critic, env, compute)
+    players = players_for(actor, critic, env, compute, epsilon)
     env.reset(keys)
     live = np.arange(battles)  # battles that still act
     running = np.ones(battles, dtype=np.bool_)  # of those in `live`: not yet ended

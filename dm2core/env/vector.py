@@ -176,6 +176,11 @@ class BattleSim:
             self.obs, self.avail_actions, self.alive,
         )  # fmt: skip
 
+    @property
+    def unit_table(self) -> NDArray[np.float64]:
+        """[U, 4] what SMAC divides health, shield and cooldown by, and the number of the unit's type (observe.py)."""
+        return self._table
+
     def state(self) -> NDArray[np.float32]:
         """Global state [B, S], a view that the next call rewrites."""
         if self.encoding.options.obs_instead_of_state:

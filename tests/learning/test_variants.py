@@ -18,6 +18,7 @@ from dm2core.methods import METHODS
 from dm2core.nets import DiscriminatorNet, net_input
 from dm2core.own_best import OwnBest
 from dm2core.pairs import policy_episodes
+from dm2core.policy import choose_actions, masked_log_softmax
 from dm2core.recall import replay_battles
 from dm2core.reward import mix
 from dm2core.rng import battle_keys
@@ -165,3 +166,20 @@ def test_cloning_sees_the_memory_that_play_would_have(rollout: Rollout, demos: D
                     count += 1
             last = torch.nn.functional.one_hot(rollout.actions[t, b], 9).float().unsqueeze(1)
     assert loss == pytest.approx(total / count, rel=1e-5)
+
+
+def test_epsilon_is_the_share_of_uniform_draws() -> None:
+    """Over many battles: the mode with 1 - eps + eps / legal, every other legal action with eps / legal."""
+    battles = 40_000
+    log_pi = masked_log_softmax(
+        torch.tensor([0.0, 2.0, 1.0, 5.0]).expand(1, battles, 4),
+        torch.tensor([True, True, True, False]).expand(1, battles, 4),
+    )
+    keys = battle_keys(3, "epsilon", 0, battles)
+    actions = choose_actions(log_pi, keys, 7, greedy=True, epsilon=0.3)
+    share = torch.bincount(actions[0], minlength=4) / battles
+    torch.testing.assert_close(share, torch.tensor([0.1, 0.8, 0.1, 0.0]), atol=0.01, rtol=0)
+    assert torch.equal(
+        actions[:, :50], choose_actions(log_pi[:, :50], keys[:50], 7, greedy=True, epsilon=0.3)
+    )
+    assert (choose_actions(log_pi, keys, 7, greedy=True) == 1).all()

@@ -130,3 +130,22 @@ def test_checkpoints_are_chosen_by_steps_or_by_win_rate() -> None:
 def test_ids_that_mean_nothing_are_errors(bad: str) -> None:
     with pytest.raises(ConfigError, match="not a demonstration set"):
         parse_demos_id(bad)
+
+
+def test_random_play_and_shuffled_sets_are_controls(
+    config: Config, demo_sets: dict[str, Path], experts: list[Path], tmp_path: Path
+) -> None:
+    make_demos(config, "3m", "random_joint-concurrent", [], tmp_path / "random")
+    card = json.loads((tmp_path / "random" / "card.json").read_text())
+    assert [team["digest"] for team in card["teams"]] == ["random"]
+    played = load_demos(tmp_path / "random").agents[0].actions
+    assert {2, 3, 4, 5} <= set(played.tolist())
+
+    make_demos(config, "3m", "ippo-q50_joint-shuffled", experts, tmp_path / "shuffled")
+    ours = load_demos(tmp_path / "shuffled").agents[1]
+    theirs = load_demos(demo_sets["ippo-q50_joint-concurrent"]).agents[1]
+    assert np.array_equal(ours.actions, theirs.actions) and np.array_equal(ours.lengths, theirs.lengths)
+    assert np.array_equal(np.sort(ours.obs, axis=0), np.sort(theirs.obs, axis=0))
+    changed = (ours.obs != theirs.obs).mean(axis=0)
+    varied = (theirs.obs != theirs.obs[0]).mean(axis=0) > 0.3
+    assert (changed[varied] > 0.05).all() and varied.any()
