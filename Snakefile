@@ -14,6 +14,7 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/curves.smk"
 include: "workflow/rules/replay.smk"
 include: "workflow/rules/simulator.smk"
+include: "workflow/rules/verdict.smk"
 
 
 localrules:

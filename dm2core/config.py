@@ -20,6 +20,8 @@ from pydantic import Field, model_validator
 from dm2core import RESULTS_VERSION
 from dm2core.env.scenario import add_maps, known_maps, load_scenario, user_map_sha256
 from dm2core.methods import METHODS, split_method, split_run
+from dm2core.qmix.settings import Qmix
+from dm2core.rmappo.settings import Rmappo, RmappoMap
 from dm2core.strict import ConfigError, Strict, parse_yaml, read_yaml, unknown, validated
 
 FIGURES = (
@@ -151,6 +153,8 @@ class Config(Strict):
     ppo: PPO
     discriminator: Discriminator
     cloning: Cloning
+    qmix: Qmix
+    rmappo: Rmappo
     own_episodes: Count  # self-imitation: how many of the best own episodes are kept
     demos: DemoSettings
     maps: dict[str, MapParams]
@@ -274,6 +278,8 @@ class CellConfig(Strict):
     discriminator: Discriminator | None
     cloning: Cloning | None = None
     own_episodes: int | None = None
+    qmix: Qmix | None = None
+    rmappo: Rmappo | None = None
     results_version: int
 
     def digest(self) -> str:
@@ -282,6 +288,8 @@ class CellConfig(Strict):
         for name in _LATER:
             if not fields[name]:
                 del fields[name]
+        for name in _UNREAD[METHODS[self.method].family]:
+            del fields[name]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -297,8 +305,20 @@ def _check_method(method: str, demos: str) -> str:
     return base
 
 
+def _rmappo(settings: Rmappo, map_name: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Settings for one map; a map without its own takes IPPO's."""
+    ours = RmappoMap(ppo_epochs=params["ppo_epochs"], clip_eps=params["clip_eps"])
+    return settings.on(map_name, ours).model_dump()
+
+
+# What cells of a family never read, and what must rerun none of them.
+_UNREAD: dict[str, tuple[str, ...]] = {
+    "ppo": (),
+    "qmix": ("switches", "ppo", "map_params", "compute"),
+    "rmappo": ("switches", "map_params", "compute"),
+}
 # Fields that most cells leave empty; an empty one leaves the digest as it was before there were such fields.
-_LATER = ("map_sha256", "cloning", "own_episodes")
+_LATER = ("map_sha256", "cloning", "own_episodes", "qmix", "rmappo")
 
 
 def cell_config(
@@ -340,6 +360,8 @@ def cell_config(
         "map_params": params,
         "discriminator": config.discriminator.model_dump() if kind.imitates else None,
         "cloning": config.cloning.model_dump() if kind.cloned else None,
+        "qmix": config.qmix.model_dump() if kind.family == "qmix" else None,
+        "rmappo": _rmappo(config.rmappo, map_name, params) if kind.family == "rmappo" else None,
         "own_episodes": config.own_episodes if kind.learns_from == "self" else None,
         "results_version": RESULTS_VERSION,
     }
@@ -386,6 +408,8 @@ def parse_demos_id(demos_id: str) -> DemoSet:
             "for qmix, e<percent of random actions>)"
         )
     select = match["select"] or match["noise"] or ""
+    if match["greedy"] and match["team"] == "indep":
+        raise ConfigError(f"demos: {demos_id!r}: QMIX agents share one network; only joint sets can be made")
     return DemoSet(
         expert=match["expert"] or match["greedy"] or "random",
         select=select,

@@ -8,6 +8,8 @@ from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.learner import Learner
 from dm2core.methods import METHODS
+from dm2core.qmix.learner import QmixLearner
+from dm2core.rmappo.learner import RmappoLearner
 
 
 def open_learner(cell: CellConfig, demos: Demonstrations | None) -> Learner:
@@ -15,4 +17,7 @@ def open_learner(cell: CellConfig, demos: Demonstrations | None) -> Learner:
     family = METHODS[cell.method].family
     if family == "ppo":
         return Dm2(cell, make_env(cell.map_name, cell.map_params.episodes_per_update), demos)
-    raise ValueError(f"no learner of family {family}")
+    if family == "qmix":
+        return QmixLearner(cell, cell.map_name)
+    assert cell.rmappo is not None
+    return RmappoLearner(cell, cell.rmappo)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dm2core.nets import Policy, load_actor
+from dm2core.qmix.net import load_qnet
 
 
 def load_policy(tensors: Mapping[str, Tensor]) -> Policy:
     """The network that saved `tensors`; KeyError, ValueError or RuntimeError if there is none."""
-    return load_actor(tensors)
+    return load_qnet(tensors) if "agents" in tensors else load_actor(tensors)

@@ -20,12 +20,18 @@ class Replayed:
     obs: NDArray[np.float32]  # [B, L+1, N, O]
     avail_actions: NDArray[np.bool_]  # [B, L+1, N, A]
     rewards: NDArray[np.float32]  # [B, L]
+    states: NDArray[np.float32]  # [B, L+1, S]; S = 0 unless asked for
 
 
 def replay_battles(
-    env: BattleEnv, keys: NDArray[np.uint64], actions: NDArray[np.uint8], lengths: NDArray[np.int64]
+    env: BattleEnv,
+    keys: NDArray[np.uint64],
+    actions: NDArray[np.uint8],
+    lengths: NDArray[np.int64],
+    *,
+    states: bool = False,
 ) -> Replayed:
-    """Fight battles again: keys [B], actions [B, L+1, N] of which the first lengths[b] steps count.
+    """Fight battles again: keys [B], actions [B, >= L, N] of which the first lengths[b] steps count.
 
     `env` has B battles of the map they were fought on. ValueError from `env.step` if an action is not available there.
     """
@@ -34,7 +40,8 @@ def replay_battles(
     out = Replayed(
         np.zeros((*shape, spec.obs_size), dtype=np.float32),
         np.zeros((*shape, spec.n_actions), dtype=np.bool_),
-        np.zeros(shape[:2], dtype=np.float32)[:, :-1],
+        np.zeros((battles, spec.episode_limit), dtype=np.float32),
+        np.zeros((*shape[:2], spec.state_size * states), dtype=np.float32),
     )
     if battles == 0:
         return out
@@ -42,6 +49,8 @@ def replay_battles(
     live = np.arange(battles)
     for t in range(int(lengths.max()) + 1):
         out.obs[live, t], out.avail_actions[live, t] = env.obs[live], env.avail_actions[live]
+        if states:
+            out.states[live, t] = env.state()[live]
         live = live[lengths[live] > t]
         if live.size:
             out.rewards[live, t] = env.step(actions[live, t].astype(np.int64), live).reward

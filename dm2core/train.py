@@ -148,7 +148,8 @@ def _evaluate(run: Run, progress: CellProgress) -> None:
 
     metrics = {f"eval/{key}": value for key, value in play(greedy=True).items()}
     if cell.keep_checkpoints:
-        metrics["eval_sampled/win_rate"] = play(greedy=False)["win_rate"]
+        if isinstance(learner.policy, Actor):  # values are not sampled from
+            metrics["eval_sampled/win_rate"] = play(greedy=False)["win_rate"]
         save_sealed(_kept(run, learner.env_steps), _progress(run), learner.policy.state_dict())
     run.log.append(learner.iteration, learner.env_steps, metrics)
     run.next_eval = (learner.env_steps // cell.eval_every + 1) * cell.eval_every
@@ -171,7 +172,7 @@ def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
     names = ["metrics.parquet", "policy.safetensors"]
     if cell.keep_checkpoints:
         kept: dict[str, Tensor] = {}
-        for env_steps in sorted({row[1] for row in rows if row[2] == "eval_sampled/win_rate"}):
+        for env_steps in sorted({row[1] for row in rows if row[2] == "eval/win_rate"}):
             saved = load_sealed(_kept(run, env_steps))
             if saved is None or saved[0].digest != cell.digest():
                 raise DataError(f"{_kept(run, env_steps)}: damaged; delete the folder to start anew")

@@ -1,0 +1,116 @@
+"""claims/claims.yaml: which contrast speaks for which claim of the paper, and the rule that judges it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from dm2core.config import parse_demos_id
+from dm2core.env.scenario import known_maps
+from dm2core.methods import METHODS, split_method, split_run
+from dm2core.strict import ConfigError, Strict, read_yaml, unknown, validated
+
+Metric = Literal["auc", "final", "early", "margin"]
+Direction = Literal["above", "below", "equal"]
+
+
+class Level(Strict):
+    """A fixed win rate to compare with, instead of runs."""
+
+    level: float = Field(ge=0.0, le=1.0)
+
+
+Arm = list[str] | Level
+
+
+class Paper(Strict):
+    """The published curves that give the paper's number: a file of resources/paper_curves and conditions in it."""
+
+    figure: str
+    a: Arm
+    b: Arm
+
+
+class Contrast(Strict):
+    """A - B on one map; each arm is a list of `method[@demos]`, averaged, or a level."""
+
+    map: str
+    a: list[str] = Field(min_length=1)
+    b: Arm
+    paper: Paper | None = None
+
+    @model_validator(mode="after")
+    def _runs_exist(self) -> Contrast:
+        if self.map not in known_maps():
+            raise ConfigError(f"map: {unknown('map', self.map, known_maps())}")
+        if not isinstance(self.b, Level) and not self.b:
+            raise ConfigError("b: an empty list; give runs or {level: number}")
+        for run in [*self.a, *([] if isinstance(self.b, Level) else self.b)]:
+            method, demos = split_run(run)
+            base = split_method(method)[0]
+            if base not in METHODS:
+                raise ConfigError(f"{run}: {unknown('method', base, METHODS)}")
+            if METHODS[base].needs_demos != (demos != "none"):
+                wants = "needs" if METHODS[base].needs_demos else "takes no"
+                raise ConfigError(f"{run}: method {base} {wants} demonstrations")
+            if demos != "none":
+                parse_demos_id(demos)
+        return self
+
+
+class Claim(Strict):
+    """One statement, its contrasts (one per map), and what counts as an effect."""
+
+    id: str
+    statement: str
+    place: str
+    metric: Metric
+    direction: Direction
+    smallest_effect: float = Field(gt=0.0, le=1.0)
+    contrasts: list[Contrast] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _margins_have_demonstrators(self) -> Claim:
+        for contrast in self.contrasts:
+            runs = [*contrast.a, *([] if isinstance(contrast.b, Level) else contrast.b)]
+            bare = [run for run in runs if split_run(run)[1] == "none"]
+            if self.metric == "margin" and bare:
+                raise ConfigError(f"claim {self.id}: {bare[0]} has no demonstrators for metric margin")
+        return self
+
+
+class TheoryClaim(Strict):
+    """A statement of the theory; `id` is the test that theory.csv names."""
+
+    id: str
+    statement: str
+    place: str
+
+
+class Claims(Strict):
+    """The whole file."""
+
+    budget: int = Field(gt=0)  # env steps
+    claims: list[Claim] = Field(min_length=1)
+    theory: list[TheoryClaim] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Claims:
+        ids = [claim.id for claim in self.claims] + [claim.id for claim in self.theory]
+        twice = [name for name in ids if ids.count(name) > 1]
+        if twice:
+            raise ConfigError(f"claims: id {twice[0]!r} stands twice; every claim needs its own")
+        return self
+
+
+def load_claims(path: Path) -> Claims:
+    """The checked file; ConfigError is one line: file, key, what is allowed."""
+    return validated(Claims, read_yaml(path), str(path))
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of the file as it lies there; the page of verdicts prints it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

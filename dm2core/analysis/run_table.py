@@ -1,0 +1,73 @@
+"""Every finished cell under a results folder -> one tidy table, a row per evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from dm2core.analysis.scores import card_win_rates, read_json, read_metrics
+from dm2core.errors import DataError
+
+COLUMNS = ["map", "method", "demos", "team", "seed", "env_steps", "win_rate"]
+
+
+def read_runs(results: Path) -> pd.DataFrame:
+    """[COLUMNS, other eval metrics, demonstrator_win_rate] of cells/*/*/*/seed*/ that have a manifest.
+
+    `team` names the experts on the demonstrations' card, "" without demonstrations. DataError if there is no cell,
+    or if the seeds of a condition were made under different configurations.
+    """
+    parts = []
+    made: dict[tuple[str, ...], str] = {}
+    for manifest in sorted((results / "cells").glob("*/*/*/seed*/manifest.json")):
+        folder = manifest.parent
+        map_name, method, demos, seed = folder.relative_to(results / "cells").parts
+        name = "/".join((map_name, method, demos, seed))
+        if made.setdefault((map_name, method, demos), _made_with(manifest, name)) != _made_with(
+            manifest, name
+        ):
+            raise DataError(
+                f"cell {name}: made under another configuration than the other seeds of its condition; rerun it"
+            )
+        rows = read_metrics(folder / "metrics.parquet", name)
+        rows = rows[rows["key"].str.startswith("eval/")]
+        wide = rows.pivot_table(
+            index="env_steps", columns="key", values="value", aggfunc="last"
+        ).reset_index()
+        wide.columns = [str(name).removeprefix("eval/") for name in wide.columns]
+        team, against = _demonstrators(results, map_name, demos)
+        parts.append(
+            wide.assign(
+                map=map_name,
+                method=method,
+                demos=demos,
+                team=team,
+                seed=int(seed.removeprefix("seed")),
+                demonstrator_win_rate=against,
+            )
+        )
+    if not parts:
+        raise DataError(f"{results}/cells: no finished cell; run some first: snakemake --cores all")
+    table = pd.concat(parts, ignore_index=True)
+    return table[COLUMNS + [name for name in table.columns if name not in COLUMNS]]
+
+
+def _made_with(manifest: Path, name: str) -> str:
+    """The cell's configuration without its seed, and without where it was computed."""
+    config = read_json(manifest, f"cell {name}").get("config") or {}
+    return json.dumps({k: v for k, v in config.items() if k not in ("seed", "compute")}, sort_keys=True)
+
+
+def _demonstrators(results: Path, map_name: str, demos: str) -> tuple[str, float]:
+    """Experts' seeds and mean win rate from the set's card; its id and nan if it has none."""
+    if demos == "none":
+        return "", float("nan")
+    path = results / "demos" / map_name / demos / "card.json"
+    if not path.is_file():
+        return demos, float("nan")
+    card = read_json(path, f"demonstrations {demos}")
+    team = "+".join(str(expert["seed"]) for expert in card.get("teams", [])) or demos
+    rates = card_win_rates(card)
+    return team, sum(rates) / len(rates)

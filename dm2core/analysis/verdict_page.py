@@ -1,0 +1,106 @@
+"""The table of verdicts as a page of Markdown."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+REACH = (
+    "A surrogate simulator tests the mechanism and the ordering of the methods, not StarCraft II's numbers: "
+    "`replicated` means found again in an independently built setting."
+)
+RULE = (
+    "Outcomes follow the rules in claims/claims.yaml. Intervals are nominal 95 %; docs/statistics.md gives their "
+    "measured coverage. p is a permutation test, corrected by Holm over all contrasts."
+)
+
+
+def page(judged: pd.DataFrame, claims_sha256: str, counts: dict[str, int]) -> str:
+    """Markdown of `verdict.verdict`'s table; `counts` has planned, finished and failed runs."""
+    register = ", ".join(f"{name} {count}" for name, count in counts.items())
+    parts = [
+        "# Verdict",
+        REACH,
+        f"Runs: {register}. claims.yaml: SHA-256 `{claims_sha256}`.",
+        RULE,
+        _table(
+            [
+                "claim",
+                "map",
+                "statement",
+                "paper",
+                "here [95 %]",
+                "runs (teams)",
+                "P(A > B)",
+                "p (Holm)",
+                "outcome",
+            ],
+            [_claim_row(row) for _, row in judged[judged["metric"] != "theory"].iterrows()],
+        ),
+        "## How firm",
+        "Inconclusive contrasts with the number of further units per condition that would decide them at this spread, "
+        "and every reading of the same runs under which the outcome would be another one.",
+        _table(
+            ["claim", "map", "IQM difference [95 %]", "more needed", "other readings"], _firm_rows(judged)
+        ),
+        "## Theory",
+        _table(
+            ["test", "place", "statement", "outcome", "note"],
+            [
+                [row["claim"], row["place"], row["statement"], row["outcome"], _text(row["reason"])]
+                for _, row in judged[judged["metric"] == "theory"].iterrows()
+            ],
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _claim_row(row: pd.Series) -> list[str]:
+    tested = row["outcome"] != "not tested"
+    outcome = f"**{row['outcome']}**" if tested else f"not tested: {row['reason']}"
+    teams = f" ({row['teams_a']:.0f}, {row['teams_b']:.0f})" if tested else ""
+    return [
+        row["claim"],
+        row["map"],
+        f"{row['statement']} ({row['place']}; {row['metric']}, {row['direction']}, {row['smallest_effect']:g})",
+        _signed(row["paper"]),
+        f"{_signed(row['difference'])} [{_signed(row['low'])}, {_signed(row['high'])}]" if tested else "",
+        f"{row['runs_a']:.0f}, {row['runs_b']:.0f}{teams}" if tested else "",
+        _improvement(row) if tested else "",
+        f"{row['p']:.3g} ({row['p_holm']:.3g})" if tested and math.isfinite(row["p"]) else "",
+        outcome,
+    ]
+
+
+def _improvement(row: pd.Series) -> str:
+    return f"{row['improvement']:.2f} [{row['improvement_low']:.2f}, {row['improvement_high']:.2f}]"
+
+
+def _firm_rows(judged: pd.DataFrame) -> list[list[str]]:
+    rows = []
+    for _, row in judged[(judged["metric"] != "theory") & (judged["outcome"] != "not tested")].iterrows():
+        flips = [_text(row["flips"])] if _text(row["flips"]) else []
+        if row["after_holm"] != row["outcome"]:
+            flips.append(f"with Holm p: {row['after_holm']}")
+        more = f"{row['more']:.0f} {row['units']}" if math.isfinite(row["more"]) else ""
+        if row["outcome"] == "inconclusive" and not more:
+            more = "more than 1,000, or unknown with one run"
+        iqm = f"{_signed(row['iqm_difference'])} [{_signed(row['iqm_low'])}, {_signed(row['iqm_high'])}]"
+        rows.append([row["claim"], row["map"], iqm, more, "; ".join(flips)])
+    return rows
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}" if math.isfinite(value) else ""
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return "Nothing yet."
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,77 @@
+"""QMIX's agent: linear, ReLU, GRU, linear; one set of weights for all agents (PyMARL rnn_agent.py).
+
+Shapes: N agents, R rows, T time, F inputs, H hidden, A actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from dm2core.nets import Policy, StackedLinear
+
+
+class QNet(Policy):
+    """Action values. The paper's Fig. 8 variant has one more layer before the GRU."""
+
+    agents: Tensor
+
+    def __init__(self, n_agents: int, size_in: int, n_actions: int, size: int, *, extra_layer: bool) -> None:
+        super().__init__()
+        self.register_buffer("agents", torch.tensor(n_agents))
+        self.fc1 = StackedLinear(1, size_in, size)
+        self.fc2 = StackedLinear(1, size, size) if extra_layer else None
+        self.gru = nn.GRU(size, size)
+        self.head = StackedLinear(1, size, n_actions)
+
+    @property
+    def size_in(self) -> int:
+        return self.fc1.weight.shape[2]
+
+    @property
+    def n_agents(self) -> int:
+        return int(self.agents)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: x [N, R, F], h [N, R, H] -> values [N, R, A] and the next h."""
+        n_agents, rows, _ = x.shape
+        y = self._below(x.reshape(n_agents * rows, -1))
+        y, h_next = self.gru(y.unsqueeze(0), h.reshape(1, n_agents * rows, -1))
+        return self.head(y).view(n_agents, rows, -1), h_next.view(n_agents, rows, -1)
+
+    def unroll(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Whole episodes from a zero hidden state: x [T, R, F], of which row r has lengths[r] -> values [T, R, A].
+
+        What lies behind a row's end costs nothing; its values are zero.
+        """
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        y, _ = self.gru(packed._replace(data=self._below(packed.data)))
+        values = y._replace(data=self.head(y.data.unsqueeze(0)).squeeze(0))
+        return pad_packed_sequence(values, total_length=len(x))[0]
+
+    def _below(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.fc1(x.unsqueeze(0)))
+        if self.fc2 is not None:
+            y = torch.relu(self.fc2(y))
+        return y.squeeze(0)
+
+    def init(self, generator: torch.Generator) -> QNet:
+        """torch's defaults: uniform in +-1/sqrt(inputs), the GRU in +-1/sqrt(H)."""
+        for name, p in self.named_parameters():
+            fan_in = self.fc1.weight.shape[2] if name.startswith("fc1") else self.hidden_size
+            with torch.no_grad():
+                p.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+        return self
+
+
+def load_qnet(tensors: Mapping[str, Tensor]) -> QNet:
+    """A network from its state dict; sizes are read off the tensors."""
+    _, size, size_in = tensors["fc1.weight"].shape
+    n_actions, n_agents = tensors["head.weight"].shape[1], int(tensors["agents"])
+    net = QNet(n_agents, size_in, n_actions, size, extra_layer="fc2.weight" in tensors)
+    net = net.to(tensors["head.weight"].dtype)
+    net.load_state_dict(dict(tensors))
+    return net

@@ -1,0 +1,96 @@
+"""The last episodes that were played, for drawing batches; saved as what they were played from (recall.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dm2core.env.vector import make_env
+from dm2core.memory import lazy_zeros
+from dm2core.qmix.loss import EpisodeBatch
+from dm2core.recall import replay_battles
+from dm2core.types import EnvSpec
+
+CHUNK = 500  # battles fought again side by side
+
+
+class Replay:
+    """At most `capacity` episodes, the oldest replaced first. Arrays go by episode, so short ones cost little."""
+
+    def __init__(self, spec: EnvSpec, capacity: int) -> None:
+        slots, n = spec.episode_limit + 1, spec.n_agents
+        self.spec, self.capacity, self.inserted = spec, capacity, 0
+        self.obs = lazy_zeros(capacity, slots, n, spec.obs_size, dtype=torch.float32)
+        self.avail_actions = lazy_zeros(capacity, slots, n, spec.n_actions, dtype=torch.uint8)
+        self.state = lazy_zeros(capacity, slots, spec.state_size, dtype=torch.float32)
+        self.actions = torch.zeros(capacity, slots - 1, n, dtype=torch.uint8)
+        self.rewards = torch.zeros(capacity, slots - 1)
+        self.lengths = torch.zeros(capacity, dtype=torch.int64)
+        self.truncated = torch.zeros(capacity, dtype=torch.bool)
+        self.keys = np.zeros(capacity, dtype=np.uint64)
+
+    def __len__(self) -> int:
+        return min(self.inserted, self.capacity)
+
+    def begin(self, key: np.uint64) -> int:
+        """Make room for an episode; its place, for the caller to write to row by row, `end` when it is over."""
+        place = self.inserted % self.capacity
+        for grid in (self.obs, self.avail_actions, self.state, self.actions, self.rewards):
+            grid[place] = 0
+        self.keys[place] = key
+        return place
+
+    def end(self, place: int, length: int, *, truncated: bool) -> None:
+        """The episode at `place` took `length` steps."""
+        self.lengths[place], self.truncated[place] = length, truncated
+        self.inserted += 1
+
+    def batch(self, places: NDArray[np.int64]) -> EpisodeBatch:
+        """The episodes at `places` [E], cut to the longest of them."""
+        chosen = torch.from_numpy(places)
+        length = self.lengths[chosen]
+        steps = int(length.max())
+        t = torch.arange(steps).unsqueeze(-1)
+        last = (t == length - 1) & ~self.truncated[chosen]
+
+        def rows(grid: Tensor, count: int) -> Tensor:
+            return grid[chosen, :count].transpose(0, 1)
+
+        return EpisodeBatch(
+            obs=rows(self.obs, steps + 1),
+            avail_actions=rows(self.avail_actions, steps + 1).bool(),
+            actions=rows(self.actions, steps).long(),
+            state=rows(self.state, steps + 1),
+            rewards=rows(self.rewards, steps),
+            terminated=last,
+            played=t < length,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that `load_tensors` needs."""
+        return {
+            "keys": torch.from_numpy(self.keys.view(np.int64).copy()),
+            "actions": self.actions.clone(),
+            "lengths": self.lengths.clone(),
+            "truncated": self.truncated.clone(),
+            "inserted": torch.tensor(self.inserted),
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `tensors`: the battles are fought again."""
+        self.keys[:] = tensors["keys"].numpy().view(np.uint64)
+        self.actions[:], self.lengths[:] = tensors["actions"], tensors["lengths"]
+        self.truncated[:], self.inserted = tensors["truncated"], int(tensors["inserted"])
+        for first in range(0, len(self), CHUNK):
+            there = slice(first, min(first + CHUNK, len(self)))
+            count = there.stop - first
+            env = make_env(self.spec.map_name, count)
+            played = replay_battles(
+                env, self.keys[there], self.actions[there].numpy(), self.lengths[there].numpy(), states=True
+            )
+            self.obs[there] = torch.from_numpy(played.obs)
+            self.avail_actions[there] = torch.from_numpy(played.avail_actions).to(torch.uint8)
+            self.rewards[there] = torch.from_numpy(played.rewards)
+            self.state[there] = torch.from_numpy(played.states)

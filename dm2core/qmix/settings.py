@@ -1,0 +1,32 @@
+"""QMIX's hyper-parameters; config/config.yaml holds PyMARL's values."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dm2core.strict import Strict
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class Qmix(Strict):
+    """PyMARL default.yaml and algs/qmix.yaml."""
+
+    gamma: Fraction
+    lr: Positive
+    optim_alpha: Fraction  # RMSprop
+    optim_eps: Positive
+    batch_episodes: Count
+    replay_episodes: Count
+    grad_norm_clip: Positive
+    target_update_episodes: Count
+    hidden_size: Count
+    mixing_embed: Count
+    hypernet_embed: Count
+    epsilon_start: Fraction
+    epsilon_finish: Fraction
+    epsilon_anneal_env_steps: Count

@@ -1,0 +1,273 @@
+"""Simulated campaigns with known truth: true claims are replicated, false ones are not, gaps are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dm2core.analysis.claims import Claims, load_claims
+from dm2core.analysis.export import marl_eval, write_tidy
+from dm2core.analysis.run_table import read_runs
+from dm2core.analysis.verdict import CELL, OUTCOMES, outcome, summarise, verdict
+from dm2core.analysis.verdict_page import page
+from dm2core.errors import DataError
+from dm2core.rng import stream
+from workflow.scripts import judge, measure_coverage
+
+ROOT = Path(__file__).resolve().parents[2]
+BUDGET = 1000
+STEPS = np.arange(0, BUDGET + 1, 50)
+SET = "ippo-s5000k_joint-concurrent"
+
+
+def claim(**changes: object) -> Claims:
+    contrast = {"map": "3m", "a": [f"dm2@{SET}"], "b": ["ippo"]}
+    base = {"id": "x", "statement": "s", "place": "p", "metric": "final", "direction": "above"}
+    fields = base | {"smallest_effect": 0.1, "contrasts": [contrast]} | changes
+    theory = [{"id": "T1", "statement": "s", "place": "p"}]
+    return Claims.model_validate({"budget": BUDGET, "claims": [fields], "theory": theory})
+
+
+def campaign(
+    difference: float, *, n: int = 10, teams: int = 1, spread: float = 0.0, sd: float = 0.05
+) -> pd.DataFrame:
+    """DM2 ends at 0.5 + difference, IPPO at 0.5; `spread` is the sd between expert teams."""
+    rng = stream(7, f"{difference}/{n}/{teams}/{spread}/{sd}")
+    parts = []
+    for method, demos, level, n_teams in (("dm2", SET, 0.5 + difference, teams), ("ippo", "none", 0.5, 1)):
+        for team in range(n_teams):
+            level_of_team = level + rng.normal(0, spread) if method == "dm2" else level
+            for seed in range(n):
+                top = np.clip(level_of_team + rng.normal(0, sd), 0, 1)
+                rows = {"env_steps": STEPS, "win_rate": top * np.minimum(1, STEPS / 500)}
+                name = f"t{team}" if method == "dm2" else ""
+                parts.append(
+                    pd.DataFrame(rows).assign(map="3m", method=method, demos=demos, team=name, seed=seed)
+                )
+    return pd.concat(parts, ignore_index=True).assign(demonstrator_win_rate=0.3)
+
+
+def judged(runs: pd.DataFrame, **changes: object) -> pd.Series:
+    return verdict(runs, claim(**changes)).iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("effect", "low", "high", "word"),
+    [
+        (0.2, 0.05, 0.35, "replicated"),
+        (0.06, 0.01, 0.11, "direction only"),
+        (0.02, -0.05, 0.09, "not replicated"),
+        (-0.2, -0.3, -0.1, "reversed"),
+        (0.2, -0.1, 0.5, "inconclusive"),
+    ],
+)
+def test_outcomes_of_hand_made_intervals(effect: float, low: float, high: float, word: str) -> None:
+    assert outcome(effect, low, high, 0.1) == word
+
+
+def test_outcomes_of_equivalence() -> None:
+    assert outcome(0.02, -0.05, 0.09, 0.1, equivalence=True) == "replicated"
+    assert outcome(-0.3, -0.4, -0.2, 0.1, equivalence=True) == "not replicated"
+    assert outcome(0.1, -0.1, 0.3, 0.1, equivalence=True) == "inconclusive"
+
+
+def test_true_claim_is_replicated_and_its_numbers_are_the_tables() -> None:
+    runs = campaign(0.3)
+    row = judged(runs)
+    table = summarise(runs, BUDGET).groupby("method")["final"].mean()
+    assert row["outcome"] == "replicated"
+    assert row["difference"] == pytest.approx(table["dm2"] - table["ippo"])
+    assert row["low"] < row["difference"] < row["high"]
+    assert row["improvement"] == 1.0 and row["p"] == pytest.approx(2 / 184_756)
+    assert row["flips"] == ""
+
+
+def test_false_claim_is_not_replicated() -> None:
+    assert judged(campaign(0.0))["outcome"] == "not replicated"
+
+
+def test_opposite_truth_is_reversed_and_below_turns_it_round() -> None:
+    assert judged(campaign(-0.3))["outcome"] == "reversed"
+    assert judged(campaign(-0.3), direction="below")["outcome"] == "replicated"
+
+
+def test_few_wide_runs_are_inconclusive_and_name_how_many_more() -> None:
+    row = judged(campaign(0.15, n=3, sd=0.2))
+    assert row["outcome"] == "inconclusive"
+    assert row["more"] == row["needed"] - 3 > 0
+    assert row["units"] == "runs"
+
+
+def test_teams_that_differ_make_a_difference_uncertain() -> None:
+    runs = campaign(0.15, teams=3, spread=0.25)
+    with_teams = judged(runs)
+    ignored = judged(runs.assign(team="", seed=runs["seed"].astype(str) + runs["team"]))
+    assert with_teams["high"] - with_teams["low"] > 2 * (ignored["high"] - ignored["low"])
+    assert (with_teams["teams_a"], with_teams["units"]) == (3, "teams")
+
+
+def test_margin_is_against_the_runs_own_demonstrators() -> None:
+    contrast = {"map": "3m", "a": [f"dm2@{SET}"], "b": {"level": 0.0}}
+    row = judged(campaign(0.1), metric="margin", contrasts=[contrast])
+    assert row["outcome"] == "replicated"
+    assert row["difference"] == pytest.approx(0.3, abs=0.05)
+
+
+def test_unfinished_or_absent_runs_leave_a_claim_untested_with_the_reason() -> None:
+    runs = campaign(0.3)
+    assert "no run of ippo on 3m" in judged(runs[runs["method"] == "dm2"])["reason"]
+    row = judged(runs[runs["env_steps"] <= 500])
+    assert row["outcome"] == "not tested" and "ends at 500 env steps" in row["reason"]
+
+
+def test_gaps_are_refused_and_a_recorded_failure_closes_them() -> None:
+    runs = campaign(0.3)
+    planned = runs[CELL].drop_duplicates()
+    part = runs[~((runs["method"] == "ippo") & (runs["seed"] == 4))]
+    with pytest.raises(
+        DataError, match=r"1 of 20 planned runs are neither finished nor failed.*3m/ippo/none/seed4"
+    ):
+        verdict(part, claim(), planned=planned)
+    failed = planned[(planned["method"] == "ippo") & (planned["seed"] == 4)]
+    assert verdict(part, claim(), planned=planned, failed=failed).iloc[0]["runs_b"] == 9
+    verdict(runs[runs["method"] == "ippo"], claim(), planned=planned)  # not begun is not a gap
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda runs: runs.drop(columns="team"), "no column team"),
+        (lambda runs: runs.iloc[:0], "empty"),
+        (lambda runs: runs.assign(win_rate=1.5), "outside 0..1"),
+        (lambda runs: pd.concat([runs, runs.iloc[:1]]), "two evaluations"),
+    ],
+)
+def test_damaged_tables_are_refused(spoil, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DataError, match=message):
+        verdict(spoil(campaign(0.1, n=2)), claim())
+
+
+def test_same_runs_same_verdict_in_any_order() -> None:
+    runs = campaign(0.1)
+    first = verdict(runs, claim())
+    pd.testing.assert_frame_equal(first, verdict(runs.sample(frac=1.0, random_state=1), claim()))
+
+
+def test_theory_rows_are_judged_by_their_tests() -> None:
+    theory = pd.DataFrame({"test": ["T1", "T1"], "statement": ["b", "b"], "holds": [True, False]})
+    row = verdict(campaign(0.1, n=3), claim(), theory=theory).iloc[-1]
+    assert (row["outcome"], row["reason"]) == ("not replicated", "fails in 1 of 2 rows")
+    assert verdict(campaign(0.1, n=3), claim(), theory=theory[:1]).iloc[-1]["outcome"] == "replicated"
+
+
+def test_type_one_error_of_the_decision() -> None:
+    words = [judged(campaign(0.0, n=5, sd=0.2 + 1e-6 * k))["outcome"] for k in range(40)]
+    assert words.count("replicated") + words.count("reversed") <= 6  # 5 % of 40 is 2
+
+
+def test_exports_hold_every_run(tmp_path: Path) -> None:
+    runs = campaign(0.1, n=3)
+    write_tidy(runs, tmp_path)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "runs.parquet"), runs, check_dtype=False)
+    csv = pd.read_csv(tmp_path / "runs.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(csv, runs, check_dtype=False)
+    task = marl_eval(runs)["smac_surrogate"]["3m"]
+    assert set(task) == {f"dm2@{SET}", "ippo"}
+    run = task["ippo"]["seed_2"]
+    assert list(run) == [*(f"step_{i}" for i in range(len(STEPS))), "absolute_metrics"]
+    assert run["step_3"] == {"step_count": 150, "win_rate": [run["step_3"]["win_rate"][0]]}
+    assert run["absolute_metrics"]["win_rate"][0] == max(run[f"step_{i}"]["win_rate"][0] for i in range(21))
+    json.dumps(task)
+
+
+def test_marl_eval_runs_are_of_one_length() -> None:
+    runs = campaign(0.1, n=2)
+    short = runs[~((runs["method"] == "ippo") & (runs["seed"] == 0) & (runs["env_steps"] > 700))]
+    lengths = {
+        len(run) for runs in marl_eval(short)["smac_surrogate"]["3m"].values() for run in runs.values()
+    }
+    assert lengths == {15 + 1}
+
+
+def write_cells(results: Path, runs: pd.DataFrame) -> None:
+    for (map_name, method, demos, seed), rows in runs.groupby(CELL):
+        folder = results / "cells" / map_name / method / demos / f"seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+        frame = rows[["env_steps", "win_rate"]].rename(columns={"win_rate": "value"})
+        frame.assign(key="eval/win_rate").to_parquet(folder / "metrics.parquet")
+    card = results / "demos" / "3m" / SET / "card.json"
+    card.parent.mkdir(parents=True)
+    card.write_text(json.dumps({"teams": [{"seed": 1}], "win_rate": 0.25}))
+
+
+def test_cells_on_disk_become_the_table(tmp_path: Path) -> None:
+    runs = campaign(0.1, n=2)
+    write_cells(tmp_path, runs)
+    table = read_runs(tmp_path)
+    assert len(table) == len(runs)
+    assert table.groupby("method")["team"].first().to_dict() == {"dm2": "1", "ippo": ""}
+    assert table.loc[table["method"] == "dm2", "demonstrator_win_rate"].unique().tolist() == [0.25]
+    with pytest.raises(DataError, match="no finished cell"):
+        read_runs(tmp_path / "nothing")
+
+
+def test_seeds_of_different_configurations_are_refused(tmp_path: Path) -> None:
+    write_cells(tmp_path, campaign(0.1, n=2))
+    for seed in (0, 1):
+        manifest = tmp_path / "cells" / "3m" / "ippo" / "none" / f"seed{seed}" / "manifest.json"
+        manifest.write_text(json.dumps({"config": {"seed": seed, "compute": str(seed), "lr": 0.1}}))
+    assert len(read_runs(tmp_path)) == 4 * len(STEPS)
+    manifest.write_text(json.dumps({"config": {"seed": seed, "lr": 0.2}}))
+    with pytest.raises(DataError, match="3m/ippo/none/seed1: made under another configuration"):
+        read_runs(tmp_path)
+
+
+def test_judge_writes_every_file(tmp_path: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    write_cells(results, campaign(0.1, n=1))
+    config = tmp_path / "config.yaml"
+    text = (ROOT / "config" / "config.yaml").read_text(encoding="utf-8")
+    config.write_text(text.replace("results: results ", f"results: {results} "), encoding="utf-8")
+    claims = ROOT / "claims" / "claims.yaml"
+    args = [
+        "--config",
+        str(config),
+        "--claims",
+        str(claims),
+        "--paper",
+        str(ROOT / "resources" / "paper_curves"),
+    ]
+    assert judge.main([*args, "--out", str(out)]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {"verdict.csv", "verdict.md", "runs.parquet", "runs.csv", "marl_eval.json"}
+    text = (out / "verdict.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(claims.read_bytes()).hexdigest() in text
+    rows = pd.read_csv(out / "verdict.csv")
+    assert set(rows["claim"]) == {item.id for c in [load_claims(claims)] for item in [*c.claims, *c.theory]}
+    assert set(rows["outcome"]) == {"not tested"}
+
+
+def test_page_shows_outcome_and_further_runs() -> None:
+    table = verdict(campaign(0.15, n=3, sd=0.2), claim(), paper={("x", "3m"): 0.25})
+    text = page(table, "abc", {"planned": 6, "finished": 6, "failed": 0})
+    assert "planned 6, finished 6, failed 0" in text and "`abc`" in text
+    assert "**inconclusive**" in text and "+0.250" in text
+    assert f"{table.iloc[0]['more']:.0f} runs" in text
+    assert set(table["outcome"]) <= set(OUTCOMES)
+
+
+def test_measured_part_of_the_page_is_rewritten_and_the_rest_stays(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(
+        f"before\n{measure_coverage.BEGIN}\nold\n{measure_coverage.END}\nafter\n", encoding="utf-8"
+    )
+    assert measure_coverage.main(["--trials", "2", "--page", str(path)]) == 0
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| normal, 5 and 5 |" in text

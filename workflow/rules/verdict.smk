@@ -1,0 +1,62 @@
+# The claims judged by the cells that are finished; and how far the statistics can be trusted.
+localrules:
+    verdict,
+    measure_coverage,
+
+
+rule verdict:
+    input:
+        manifests=glob.glob(f"{RESULTS}/cells/*/*/*/seed*/manifest.json"),
+        claims=f"{workflow.basedir}/claims/claims.yaml",
+        paper=f"{workflow.basedir}/resources/paper_curves",
+        script=f"{SCRIPTS}/judge.py",
+    output:
+        multiext(
+            f"{RESULTS}/verdict/",
+            "verdict.csv",
+            "verdict.md",
+            "runs.parquet",
+            "runs.csv",
+            "marl_eval.json",
+        ),
+    log:
+        f"{RESULTS}/logs/verdict.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/verdict.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory,
+        runtime=10,
+    params:
+        theory=f"{RESULTS}/theory/theory.csv",
+        out=out_folder,
+    message:
+        "Verdict: {RESULTS}/verdict/verdict.md"
+    shell:
+        'python {input.script:q} --config "$DM2_CONFIG" --claims {input.claims:q} --paper {input.paper:q}'
+        " --theory {params.theory:q} --out {params.out:q} > {log:q} 2>&1"
+
+
+rule measure_coverage:
+    input:
+        script=f"{SCRIPTS}/measure_coverage.py",
+    output:
+        touch(f"{RESULTS}/statistics_measured"),
+    log:
+        f"{RESULTS}/logs/measure_coverage.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_coverage.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory,
+        runtime=30,
+    params:
+        page=f"{workflow.basedir}/docs/statistics.md",
+    message:
+        "docs/statistics.md: measured coverage and errors"
+    shell:
+        "python {input.script:q} --page {params.page:q} > {log:q} 2>&1"

@@ -1,0 +1,87 @@
+"""Finished cells and claims.yaml -> verdict.csv, verdict.md, runs.parquet, runs.csv, marl_eval.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from dm2core.analysis.claims import file_sha256, load_claims
+from dm2core.analysis.export import marl_eval, write_tidy
+from dm2core.analysis.grid import all_cells
+from dm2core.analysis.paper_numbers import paper_differences
+from dm2core.analysis.run_table import read_runs
+from dm2core.analysis.scores import ResultsError
+from dm2core.analysis.verdict import CELL, verdict
+from dm2core.analysis.verdict_page import page
+from dm2core.config import ConfigError, load_config
+from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--claims", type=Path, required=True)
+    parser.add_argument("--paper", type=Path, required=True, help="resources/paper_curves")
+    parser.add_argument(
+        "--theory", type=Path, help="theory.csv; a file that does not exist leaves it untested"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    try:
+        config = load_config(args.config)
+        claims = load_claims(args.claims)
+        results = Path(config.results)
+        runs = read_runs(results)
+        planned = pd.DataFrame([asdict(cell) for cell in all_cells(config)]).rename(
+            columns={"map_name": "map"}
+        )
+        failed = _table(results / "failed.csv", CELL)
+        theory = _table(args.theory, ["test", "statement", "holds"]) if args.theory else None
+        judged = verdict(
+            runs,
+            claims,
+            planned=planned,
+            failed=failed,
+            theory=theory,
+            paper=paper_differences(claims, args.paper),
+        )
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except (ResultsError, DataError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_DATA
+    write_tidy(runs, args.out)
+    judged.to_csv(args.out / "verdict.csv", index=False, lineterminator="\n")
+    finished = runs[CELL].drop_duplicates()
+    waiting = len(planned.merge(finished, on=CELL, how="left", indicator=True).query("_merge == 'left_only'"))
+    counts = {
+        "finished": len(finished),
+        "failed": 0 if failed is None else len(failed),
+        "planned, in conditions not begun": waiting - (0 if failed is None else len(failed)),
+    }
+    (args.out / "verdict.md").write_text(page(judged, file_sha256(args.claims), counts), encoding="utf-8")
+    text = json.dumps(marl_eval(runs), indent=1)
+    (args.out / "marl_eval.json").write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+def _table(path: Path, columns: list[str]) -> pd.DataFrame | None:
+    """A CSV with these columns; None if there is no such file."""
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path)
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise DataError(f"{path}: no column {', '.join(missing)}; it needs {', '.join(columns)}")
+    return table
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
