@@ -70,12 +70,28 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--state", type=Path, help="folder of the unfinished cell; default: OUT.state")
     train.set_defaults(run=_train)
 
+    pack = commands.add_parser(
+        "train-pack", help="train many cells of one map in one process, or go on with them"
+    )
+    _add_config(pack)
+    pack.add_argument("--map", required=True)
+    pack.add_argument(
+        "--cell",
+        action="append",
+        required=True,
+        metavar="METHOD:DEMOS:SEED:OUT:STATE",
+        help="once per cell; DEMOS is a demonstration set's folder, or none",
+    )
+    pack.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    pack.add_argument("--threads", type=int, default=1, help="of the simulator")
+    pack.set_defaults(run=_train_pack)
+
     demos = commands.add_parser("demos", help="sample a demonstration set from expert runs")
     _add_config(demos)
     demos.add_argument("--map", required=True)
     demos.add_argument("--id", required=True, help="for example ippo-q50_joint-concurrent")
     demos.add_argument(
-        "--experts", type=Path, nargs="+", required=True, help="expert folders, in order of expert_seeds"
+        "--experts", type=Path, nargs="*", default=[], help="expert folders, in order of expert_seeds"
     )
     demos.add_argument("--out", type=Path, required=True)
     demos.set_defaults(run=_demos)
@@ -181,6 +197,39 @@ def _train(args: argparse.Namespace) -> None:
 
     cell = cell_config(config, **common, demos=demos_id, demos_sha256=sha256)
     train_cell(cell, args.out, args.state or Path(os.path.abspath(args.out) + ".state"), args.demos)
+
+
+def _train_pack(args: argparse.Namespace) -> None:
+    config, listed = _config(args), []
+    if args.threads < 1:
+        raise ConfigError(f"--threads {args.threads}: must be at least 1")
+    for text in args.cell:
+        parts = text.split(":")
+        if len(parts) != 5 or not parts[2].isdecimal():
+            raise ConfigError(f"--cell {text}: expected METHOD:DEMOS:SEED:OUT:STATE, DEMOS none for no set")
+        method, demos, seed, out, state = parts
+        common: dict[str, Any] = {"map_name": args.map, "method": method, "seed": int(seed), "packed": True}
+        cell = cell_config(config, **common, demos="none" if demos == "none" else "given")
+        if not METHODS[cell.method].packs:
+            raise ConfigError(f"--cell {text}: method {method} is not trained in packs; use dm2 train")
+        listed.append((common, None if demos == "none" else Path(demos), Path(out), Path(state)))
+    if len({path for *_, path in listed}) < len(listed):
+        raise ConfigError("--cell: two cells have the same state folder")
+    import torch
+
+    from dm2core.demonstrations import load_demos
+    from dm2core.pack.train import Member, train_pack
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no GPU here; give --device cpu")
+    members = []
+    for common, path, out, state in listed:
+        given: dict[str, Any] = {}
+        if path is not None:
+            loaded = load_demos(path)
+            given = {"demos": loaded.demos_id, "demos_sha256": loaded.sha256}
+        members.append(Member(cell_config(config, **common, **given), out, state, path))
+    train_pack(members, torch.device(args.device), args.threads)
 
 
 def _demos(args: argparse.Namespace) -> None:

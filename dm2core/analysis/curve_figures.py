@@ -136,8 +136,10 @@ def plot_curves(
     paper: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Draw {figure}.{pdf,png} into `out`, write what they show to {figure}.csv, and return it."""
-    lines = teams.assign(series="demonstrators", seed="", n=1, env_steps=0, sd=np.nan)
-    data = pd.concat([curves(scores), lines], ignore_index=True)
+    data = curves(scores)
+    if not teams.empty:
+        lines = teams.assign(series="demonstrators", seed="", n=1, env_steps=0, sd=np.nan)
+        data = pd.concat([data, lines], ignore_index=True)
     if paper is not None:
         data = pd.concat(
             [data, paper.assign(series="paper", seed="", n=np.nan, sd=np.nan)], ignore_index=True

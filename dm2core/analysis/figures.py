@@ -41,6 +41,12 @@ PAPER_NAMES = {
     "indep-concurrent": "concur., indep.",
     "indep-nonconcurrent": "nonconcur., indep.",
 }
+# What stands over a figure.
+NOTES = {
+    "smoke": "scale smoke: proves that every step runs; nothing is learned",
+    "quick": "scale quick: reduced budgets on the embedded simulator",
+    "paper": "",
+}
 CURVE_COLUMNS = ["map", "series", "condition", "seed", "n", "env_steps", "win_rate", "sd"]
 
 

@@ -9,15 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from dm2core.analysis.figures import paper_curves, plot_demo_ablation
+from dm2core.analysis.figures import NOTES, paper_curves, plot_demo_ablation
 from dm2core.config import ConfigError, load_config
 
 PAPER = Path(__file__).resolve().parents[2] / "resources" / "paper_curves"
-NOTES = {
-    "smoke": "scale smoke: proves that every step runs; nothing is learned",
-    "quick": "scale quick: reduced budgets on the embedded simulator",
-    "paper": "",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from dm2core.analysis.curve_figures import paper_curves, plot_curves
+from dm2core.analysis.figures import NOTES
 from dm2core.analysis.switchboard import plot_switchboard
 from dm2core.config import ConfigError, load_config
-from workflow.scripts.plot_demo_ablation import NOTES, PAPER
+
+PAPER = Path(__file__).resolve().parents[2] / "resources" / "paper_curves"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

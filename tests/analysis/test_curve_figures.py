@@ -1,0 +1,119 @@
+"""Figures from the configuration's panels: what is drawn, beside the paper, and the same bytes twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dm2core.analysis.curve_figures import colours, label, paper_curves, plot_curves
+from dm2core.analysis.grid import all_cells, cells_of, figure_cells
+from dm2core.analysis.switchboard import plot_switchboard, summary
+from dm2core.config import FIGURES, Config, ConfigError, cell_config, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = ["dm2@ippo-q50_joint-concurrent", "ippo", "qmix"]
+
+
+def config(scale: str, **overrides: object) -> Config:
+    return load_config(ROOT / "config" / "config.yaml", {"scale": scale, **overrides})
+
+
+def scores(levels: dict[str, float]) -> pd.DataFrame:
+    """Two seeds per run whose win rate rises linearly to a level."""
+    rows = [
+        ("3m", run, seed, step, level * step / 1000 + 0.01 * seed)
+        for run, level in levels.items()
+        for seed in (1, 2)
+        for step in (0, 500, 1000)
+    ]
+    return pd.DataFrame(rows, columns=["map", "condition", "seed", "env_steps", "win_rate"])
+
+
+def test_same_data_same_bytes_and_every_seed_in_the_csv(tmp_path: Path) -> None:
+    data = scores(dict.fromkeys(RUNS, 0.5))
+    teams = pd.DataFrame([("3m", RUNS[0], 0.4)], columns=["map", "condition", "win_rate"])
+    for folder in ("a", "b"):
+        plot_curves("core", data, teams, tmp_path / folder, note="a note")
+    for suffix in ("pdf", "png", "csv"):
+        assert (tmp_path / f"a/core.{suffix}").read_bytes() == (tmp_path / f"b/core.{suffix}").read_bytes()
+    drawn = pd.read_csv(tmp_path / "a/core.csv")
+    seeds = drawn[drawn["series"] == "seed"]
+    assert len(seeds) == len(data)
+    assert drawn.loc[drawn["series"] == "demonstrators", "win_rate"].tolist() == [0.4]
+
+
+def test_the_papers_curves_stand_beside_ours_at_its_own_scale_only() -> None:
+    folder = ROOT / "resources" / "paper_curves"
+    assert paper_curves(config("quick"), "core", folder) is None
+    for name in FIGURES:
+        if name == "switchboard":
+            assert paper_curves(config("paper"), name, folder) is None
+            continue
+        beside = paper_curves(config("paper"), name, folder)
+        assert beside is not None
+        for panel in config("paper").figures[name]:
+            for run, theirs in panel.curves.items():
+                found = beside[(beside["map"] == panel.map) & (beside["condition"] == run)]
+                assert (len(found) >= 39) == bool(theirs), (name, panel.map, run)
+
+
+def test_area_and_last_fifth() -> None:
+    data = summary(scores({"ippo": 0.5}))
+    assert data["area"].tolist() == pytest.approx([0.26, 0.27])
+    assert data["final"].tolist() == pytest.approx([0.51, 0.52])
+
+
+def test_switchboard_is_reproducible(tmp_path: Path) -> None:
+    data = scores({RUNS[0]: 0.5, "dm2+value_clip=off@ippo-q50_joint-concurrent": 0.7})
+    for folder in ("a", "b"):
+        plot_switchboard(data, tmp_path / folder)
+    assert (tmp_path / "a/switchboard.pdf").read_bytes() == (tmp_path / "b/switchboard.pdf").read_bytes()
+
+
+def test_labels_and_colours_tell_runs_apart() -> None:
+    runs = [
+        "dm2@ippo-s1000k_joint-concurrent", "dm2@ippo-s2000k_joint-concurrent",
+        "dm2+value_clip=off@ippo-q50_joint-concurrent", "dm2@random_joint-concurrent",
+        "dm2@ippo-q50_joint-shuffled", "ippo", "rmappo",
+    ]  # fmt: skip
+    assert len({label(run) for run in runs}) == len(runs)
+    assert len(set(colours(runs).values())) == len(runs)
+
+
+def test_every_figure_at_every_scale_has_cells_that_can_be_configured() -> None:
+    for scale in ("smoke", "quick", "paper"):
+        made = config(scale)
+        assert set(made.figures) == set(FIGURES)
+        for name in FIGURES:
+            assert figure_cells(made, name)
+        for cell in all_cells(made):
+            cell_config(made, map_name=cell.map_name, method=cell.method, seed=cell.seed, demos=cell.demos)
+
+
+def test_figures_choose_cells() -> None:
+    made = config("smoke", seeds=[1])
+    assert {cell.method for cell in cells_of(made, {"only_figure": "qmix_arch"})} == {"qmix", "qmix_fc3"}
+    assert len(cells_of(made, {"only_figure": "all"})) == len(all_cells(made))
+    with pytest.raises(ConfigError, match=r"only_figure: .*unknown figure 'quality'.*demo_quality"):
+        cells_of(made, {"only_figure": "quality"})
+
+
+@pytest.mark.parametrize(
+    ("curves", "message"),
+    [
+        ({"dm2": ""}, "dm2: demos: method dm2 learns from demonstrations"),
+        ({"ippoo": ""}, "unknown method 'ippoo'; did you mean 'ippo'"),
+        ({"ippo+clip=3": ""}, "method: ippo.clip=3: clip: unknown key"),
+        ({"dm2+imitation_coef=-1@ippo-q50_joint-concurrent": ""}, "imitation_coef must be a number >= 0"),
+        ({"dm2@qmix-e10_indep-concurrent": ""}, "QMIX agents share one network"),
+        ({"dm2@ippo-x50_joint-concurrent": ""}, "is not a demonstration set"),
+    ],
+)
+def test_a_curve_that_cannot_be_is_one_line(curves: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        config("smoke", figures={"core": [{"map": "3m", "curves": curves}]})
+    assert "\n" not in str(error.value)
+    assert np.char.startswith(str(error.value).split(": ", 1)[1], "figures.core")
