@@ -214,7 +214,9 @@ def _ippo(tables: Path, facts: dict[str, Any], curves: Path) -> tuple[str, str]:
                 f"{c.timeouts:.2f}",
             ]
         )
-        sentences.append(f"- {name}: {_compared(c.first_05, first[1], c.env_steps)}\n")
+        seeds = "" if c.seeds > 1 else " One seed, so its spread is unknown."
+        ends = _ends(ours, c.final, float(theirs["final_win_rate_last1M"])) if c.env_steps > 9.5e6 else ""
+        sentences.append(f"- {name}: {_compared(c.first_05, first[1], c.env_steps)}{ends}{seeds}\n")
         curve_paper = drawn[drawn["map"] == short].set_index("env_steps")["win_rate_ma5"]
         for who, values in (
             ("paper", [float(curve_paper[mark]) for mark in MARKS]),
@@ -238,6 +240,19 @@ def _million(value: float | None, run: int | None = None) -> str:
     if value is None or isnan(value):
         return "not reached" if run is None else f"not reached: {run / 1e6:.1f}M env steps run"
     return f"{value / 1e6:.2f}M"
+
+
+def _ends(ours: pd.DataFrame, mine: float, theirs: float) -> str:
+    """A second sentence where the ends differ: falls from a learned policy, or how far apart."""
+    if abs(mine - theirs) <= 0.2:
+        return ""
+    fell = int(
+        ours.groupby("seed")["win_rate"]
+        .agg(lambda w: w.cummax().max() >= 0.8 and w.iloc[-5:].max() < 0.5)
+        .sum()
+    )
+    falls = f", and {fell} of {ours['seed'].nunique()} runs had won 0.8 before it fell" if fell else ""
+    return f" It ends at {mine:.2f}, the paper's at {theirs:.2f}{falls}."
 
 
 def _compared(mine: int | None, theirs: float, run: int) -> str:
