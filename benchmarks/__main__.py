@@ -107,12 +107,20 @@ def authors(args: argparse.Namespace) -> Rows:
     return [(key, found[key], meaning) for key, meaning in meanings.items()]
 
 
+def pack(args: argparse.Namespace) -> Rows:
+    """Packs of cells; on a GPU only (elsewhere two small packs show that it runs)."""
+    from benchmarks.pack import pack_rows
+
+    return pack_rows(MAP, args.device, args.iterations)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "sim": sim,
     "learning": learning,
     "update": update,
     "cells": cells,
     "authors": authors,
+    "pack": pack,
 }
 
 
@@ -123,6 +131,7 @@ def main() -> None:
     parser.add_argument(
         "--only", default=",".join(PARTS), help=f"parts, with commas between: {', '.join(PARTS)}"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the part pack")
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--smaclite", type=Path, help="a checkout of uoe-agents/smaclite, to be measured too")
     parser.add_argument("--authors", type=Path, help="a checkout of carolinewang01/dm2, to be measured too")

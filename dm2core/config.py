@@ -270,7 +270,7 @@ class CellConfig(Strict):
     eval_episodes: Count
     keep_checkpoints: bool  # experts keep the policy at every evaluation
     dtype: Literal["float32", "float64"]
-    compute: Compute
+    compute: Literal["fused", "torch", "pack"]  # pack: trained beside other cells (dm2core/pack)
     switches: Switches
     ppo: PPO
     map_params: MapParams
@@ -281,6 +281,11 @@ class CellConfig(Strict):
     qmix: Qmix | None = None
     rmappo: Rmappo | None = None
     results_version: int
+
+    @property
+    def form(self) -> Compute:
+        """The form of what the cell computes alone: a packed one's evaluations, for example."""
+        return "torch" if self.compute == "pack" else self.compute
 
     def digest(self) -> str:
         """SHA-256 (hex) over the canonical JSON of every field that holds something."""
@@ -330,8 +335,9 @@ def cell_config(
     demos: str = "none",
     demos_sha256: str = "",
     expert: bool = False,
+    packed: bool = False,
 ) -> CellConfig:
-    """Resolve one cell; experts train `expert_env_steps` and keep checkpoints."""
+    """Resolve one cell, `packed` if it is trained in a pack; experts train `expert_env_steps` and keep checkpoints."""
     if map_name not in known_maps():
         raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
     base = _check_method(method, demos)
@@ -354,7 +360,7 @@ def cell_config(
         "eval_episodes": config.budget.eval_episodes,
         "keep_checkpoints": expert,
         "dtype": config.dtype,
-        "compute": config.resolved_compute(),
+        "compute": "pack" if packed else config.resolved_compute(),
         "switches": switches.model_dump(),
         "ppo": config.ppo.model_dump(),
         "map_params": params,

@@ -27,8 +27,8 @@ METRICS = ("bce_expert", "bce_policy", "gradient_penalty", "accuracy_expert", "a
 def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float) -> Tensor:
     """Gradient of the loss by autograd; METRICS [5, N]. Its compiled twin is fused/discriminator.py."""
     net.zero_grad(set_to_none=True)
-    sums = torch.zeros(len(METRICS), len(pairs.alpha), dtype=pairs.alpha.dtype)
-    e_rows, p_rows = torch.from_numpy(pairs.expert_rows), torch.from_numpy(pairs.policy_rows)
+    sums = pairs.alpha.new_zeros(len(METRICS), len(pairs.alpha))
+    e_rows, p_rows = (torch.as_tensor(rows) for rows in (pairs.expert_rows, pairs.policy_rows))
     for a in range(0, pairs.alpha.shape[1], BLOCK):
         part = slice(a, a + BLOCK)
         x_e, x_p = pairs.expert.obs[e_rows[:, part]], pairs.policy.obs[p_rows[:, part]]

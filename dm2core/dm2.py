@@ -20,13 +20,16 @@ from dm2core.nets import Actor, Critic, DiscriminatorNet
 from dm2core.own_best import OwnBest
 from dm2core.pairs import Episodes, policy_episodes
 from dm2core.ppo import Batch, make_batch, make_learners, update_policies
-from dm2core.returns import explained_variance
+from dm2core.returns import ValueNorm, explained_variance
 from dm2core.reward import imitation_reward, mix
 from dm2core.rng import battle_keys
 from dm2core.rollout import Rollout, collect
 from dm2core.rows import training_rows
 from dm2core.torch_rng import torch_stream
 from dm2core.types import BattleEnv
+
+NORM = ("mean", "mean_sq", "debias")  # what ValueNorm keeps
+Part = tuple[str, torch.nn.Module, torch.optim.Adam]
 
 
 class Dm2:
@@ -45,9 +48,7 @@ class Dm2:
         size_in = spec.obs_size + spec.n_actions + spec.n_agents
         actor = Actor(spec.n_agents, size_in, spec.n_actions, size).init(torch_stream(cell.seed, "actor"))
         critic = Critic(spec.n_agents, size_in, size).init(torch_stream(cell.seed, "critic"))
-        self.learners = make_learners(
-            actor.to(dtype), critic.to(dtype), cell.ppo, cell.switches, cell.compute
-        )
+        self.learners = make_learners(actor.to(dtype), critic.to(dtype), cell.ppo, cell.switches, cell.form)
         self.disc: DiscriminatorNet | None = None
         self.expert: Episodes | OwnBest | None = None
         if self.method.imitates and cell.discriminator is not None:
@@ -86,14 +87,14 @@ class Dm2:
         draws = torch_stream(cell.seed, "update", self.iteration)
         keys = battle_keys(cell.seed, "rollout", self.iteration * battles, battles)
         rollout = collect(
-            self.env, self.policy, self.learners.critic, keys, compute=cell.compute, poll=poll
+            self.env, self.policy, self.learners.critic, keys, compute=cell.form, poll=poll
         )  # l. 3-4
         if isinstance(self.expert, OwnBest):
             self.expert.push(rollout, keys, cell.ppo.gamma)
         imitation, disc_metrics = self._imitate(rollout, draws, poll)
         reward = mix(rollout.rewards, imitation, cell.map_params.imitation_coef, self.method.reward)  # l. 11
         rows = training_rows(rollout, cell.switches, release=True)
-        if cell.compute == "fused":
+        if cell.form == "fused":
             rows.keep_normalized()
         batch = make_batch(self.learners, rows, reward, cell.ppo, cell.switches)
         ppo_metrics = update_policies(  # l. 12
@@ -134,7 +135,7 @@ class Dm2:
             cell.discriminator,
             cell.switches,
             generator=draws,
-            compute=cell.compute,
+            compute=cell.form,
             poll=poll,
         )
         logits = policy_logits(self.disc, rollout, cell.switches, actions=actions)
@@ -146,47 +147,52 @@ class Dm2:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, optimiser moments, value normalisation, and the team's own best episodes."""
-        out: dict[str, Tensor] = {}
-        for name, net, opt in self._parts():
-            for key, p in net.named_parameters():
-                out[f"{name}/{key}"] = p.detach()
-                out.update({f"{name}_opt/{key}/{k}": v for k, v in opt.state.get(p, {}).items()})
-        norm = self.learners.value_norm
-        if norm is not None:
-            out |= {
-                "value_norm/mean": norm.mean,
-                "value_norm/mean_sq": norm.mean_sq,
-                "value_norm/debias": norm.debias,
-            }
+        out = saved_parts(self.parts(), self.learners.value_norm)
         if isinstance(self.expert, OwnBest):
             out |= {f"own_best/{key}": value for key, value in self.expert.tensors().items()}
         return out
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of `tensors`; raises KeyError if one is missing."""
-        for name, net, opt in self._parts():
-            for key, p in net.named_parameters():
-                with torch.no_grad():
-                    p.copy_(tensors[f"{name}/{key}"])
-                moments = _under(tensors, f"{name}_opt/{key}/")
-                if moments:
-                    opt.state[p] = moments
-        norm = self.learners.value_norm
-        if norm is not None:
-            norm.mean, norm.mean_sq, norm.debias = (
-                tensors[f"value_norm/{key}"].clone() for key in ("mean", "mean_sq", "debias")
-            )
+        load_parts(self.parts(), self.learners.value_norm, tensors)
         if isinstance(self.expert, OwnBest):
             self.expert.load_tensors(_under(tensors, "own_best/"))
 
-    def _parts(self) -> list[tuple[str, torch.nn.Module, torch.optim.Adam]]:
-        parts: list[tuple[str, torch.nn.Module, torch.optim.Adam]] = [
+    def parts(self) -> list[Part]:
+        """Networks and their optimisers by name."""
+        parts: list[Part] = [
             ("actor", self.learners.actor, self.learners.actor_opt),
             ("critic", self.learners.critic, self.learners.critic_opt),
         ]
         if self.disc is not None:
             parts.append(("disc", self.disc, self.disc_opt))
         return parts
+
+
+def saved_parts(parts: list[Part], norm: ValueNorm | None) -> dict[str, Tensor]:
+    """Weights, optimiser moments and value normalisation by flat names; not copies."""
+    out: dict[str, Tensor] = {}
+    for name, net, opt in parts:
+        for key, p in net.named_parameters():
+            out[f"{name}/{key}"] = p.detach()
+            out.update({f"{name}_opt/{key}/{k}": v for k, v in opt.state.get(p, {}).items()})
+    if norm is not None:
+        out |= {f"value_norm/{key}": getattr(norm, key) for key in NORM}
+    return out
+
+
+def load_parts(parts: list[Part], norm: ValueNorm | None, tensors: dict[str, Tensor]) -> None:
+    """Inverse of `saved_parts`; raises KeyError if one is missing."""
+    for name, net, opt in parts:
+        for key, p in net.named_parameters():
+            with torch.no_grad():
+                p.copy_(tensors[f"{name}/{key}"])
+            moments = _under(tensors, f"{name}_opt/{key}/")
+            if moments:
+                opt.state[p] = moments
+    if norm is not None:
+        for key in NORM:
+            setattr(norm, key, tensors[f"value_norm/{key}"].clone())
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

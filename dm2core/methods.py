@@ -21,6 +21,11 @@ class Method:
         return self.learns_from == "demos"
 
     @property
+    def packs(self) -> bool:
+        """Whether packs can train it: independent PPO, with or without demonstrations of observations."""
+        return self.family == "ppo" and self.learns_from != "self" and not self.sees_actions
+
+    @property
     def imitates(self) -> bool:
         """Has discriminators."""
         return self.reward != "task"

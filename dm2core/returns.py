@@ -25,7 +25,7 @@ def gae(
         delta = rewards[t] + gamma * next_value - values[t]
         carry = torch.where(inside, delta + gamma * gae_lambda * carry, 0.0)
         advantages[t] = carry
-    inside = torch.arange(limit).unsqueeze(-1) < rows
+    inside = torch.arange(limit, device=rows.device).unsqueeze(-1) < rows
     return advantages, torch.where(inside.unsqueeze(-1), advantages + values[:-1], 0.0)
 
 
@@ -47,8 +47,12 @@ class ValueNorm:
 
     def update(self, targets: Tensor) -> None:
         """Take in value targets [N, R]."""
-        self.mean = self.BETA * self.mean + (1 - self.BETA) * targets.mean(-1)
-        self.mean_sq = self.BETA * self.mean_sq + (1 - self.BETA) * targets.square().mean(-1)
+        self.take(targets.mean(-1), targets.square().mean(-1))
+
+    def take(self, mean: Tensor, mean_sq: Tensor) -> None:
+        """Take in the targets' means [N] and mean squares [N]."""
+        self.mean = self.BETA * self.mean + (1 - self.BETA) * mean
+        self.mean_sq = self.BETA * self.mean_sq + (1 - self.BETA) * mean_sq
         self.debias = self.BETA * self.debias + (1 - self.BETA)
 
     def _moments(self) -> tuple[Tensor, Tensor]:

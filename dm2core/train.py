@@ -65,23 +65,23 @@ def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | No
     torch.set_num_threads(1)  # the number of threads changes the bits
     started = time.monotonic()
     with cell_lock(state_folder), catch_signals() as interrupt:
-        _clear(out, state_folder)
+        clear(out, state_folder)
         code = provenance.code_version()  # what runs, even if the sources change meanwhile
-        attempts = _note_attempt(state_folder, code["dm2core_sha256"])
-        run = _open(cell, state_folder, demos, interrupt.poll)
+        attempts = note_attempt(state_folder, code["dm2core_sha256"])
+        run = open_run(cell, state_folder, demos, interrupt.poll)
         first = run.learner.env_steps
-        with CellProgress(_name(cell), cell.env_steps, first, state_folder) as progress:
+        with CellProgress(name_of(cell), cell.env_steps, first, state_folder) as progress:
             _loop(run, progress)
         spent = time.monotonic() - started
         timing = {
             "wall_s": round(spent, 3),
             "env_steps_per_s": round((run.learner.env_steps - first) / spent, 1),
         }
-        _finish(run, out, {"code": code, "attempts": attempts, "last_attempt": timing})
+        finish(run, out, {"code": code, "attempts": attempts, "last_attempt": timing})
         shutil.rmtree(state_folder)
 
 
-def _clear(out: Path, state_folder: Path) -> None:
+def clear(out: Path, state_folder: Path) -> None:
     """From here on the cell is unfinished; what a killed write left goes."""
     try:
         (out / "manifest.json").unlink(missing_ok=True)
@@ -91,7 +91,7 @@ def _clear(out: Path, state_folder: Path) -> None:
         raise write_error(out, 0, error) from None
 
 
-def _open(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[], None]) -> Run:
+def open_run(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[], None]) -> Run:
     loaded = None if demos is None else load_demos(demos, cell, make_env(cell.map_name, 1).spec)
     learner = open_learner(cell, loaded)
     saved = load_checkpoint(folder, cell.digest())
@@ -108,29 +108,29 @@ def _open(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[],
 def _loop(run: Run, progress: CellProgress) -> None:
     cell, learner = run.cell, run.learner
     if learner.iteration == 0:
-        _evaluate(run, progress)
+        evaluate_run(run, progress)
     while learner.env_steps < cell.env_steps:
         try:
             metrics = learner.iterate(run.poll)
             run.log.append(learner.iteration, learner.env_steps, metrics)
         except (FloatingPointError, NumericError) as error:
-            _report_failure(run, str(error))
-            raise NumericError(f"{_name(cell)}, iteration {learner.iteration}: {error}") from None
+            report_failure(run, str(error))
+            raise NumericError(f"{name_of(cell)}, iteration {learner.iteration}: {error}") from None
         if learner.env_steps >= min(run.next_eval, cell.env_steps):
-            _evaluate(run, progress)
-        save_checkpoint(run.state_folder, _progress(run), learner.tensors())
+            evaluate_run(run, progress)
+        save_checkpoint(run.state_folder, progress_of(run), learner.tensors())
         progress.update(learner.env_steps)
         trim()
 
 
-def _progress(run: Run) -> Progress:
+def progress_of(run: Run) -> Progress:
     learner, log = run.learner, run.log
     return Progress(
         run.cell.digest(), learner.iteration, learner.env_steps, log.size, log.sha256, next_eval=run.next_eval
     )
 
 
-def _evaluate(run: Run, progress: CellProgress) -> None:
+def evaluate_run(run: Run, progress: CellProgress) -> None:
     """Play the fixed battles; experts also keep the policy, and are measured as their demonstrations are played."""
     cell, learner = run.cell, run.learner
 
@@ -141,7 +141,7 @@ def _evaluate(run: Run, progress: CellProgress) -> None:
             cell.eval_episodes,
             cell.eval_seed,
             greedy=greedy,
-            compute=cell.compute if isinstance(learner.policy, Actor) else "torch",
+            compute=cell.form if isinstance(learner.policy, Actor) else "torch",
             poll=run.poll,
         )
         return rates
@@ -150,7 +150,7 @@ def _evaluate(run: Run, progress: CellProgress) -> None:
     if cell.keep_checkpoints:
         if isinstance(learner.policy, Actor):  # values are not sampled from
             metrics["eval_sampled/win_rate"] = play(greedy=False)["win_rate"]
-        save_sealed(_kept(run, learner.env_steps), _progress(run), learner.policy.state_dict())
+        save_sealed(_kept(run, learner.env_steps), progress_of(run), learner.policy.state_dict())
     run.log.append(learner.iteration, learner.env_steps, metrics)
     run.next_eval = (learner.env_steps // cell.eval_every + 1) * cell.eval_every
     progress.evaluated(metrics["eval/win_rate"])
@@ -160,7 +160,7 @@ def _kept(run: Run, env_steps: int) -> Path:
     return run.state_folder / f"policy{env_steps:010d}"
 
 
-def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
+def finish(run: Run, out: Path, about: dict[str, Any]) -> None:
     """Results into `out`, the manifest last."""
     cell, rows = run.cell, run.log.rows()
     write_parquet(out / "metrics.parquet", rows)
@@ -193,7 +193,7 @@ def _finish(run: Run, out: Path, about: dict[str, Any]) -> None:
     write_atomic(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def _note_attempt(folder: Path, code: str) -> list[dict[str, Any]]:
+def note_attempt(folder: Path, code: str) -> list[dict[str, Any]]:
     """Add this attempt to the cell's history and return all of it."""
     path = folder / "attempts.json"
     try:
@@ -209,7 +209,7 @@ def _note_attempt(folder: Path, code: str) -> list[dict[str, Any]]:
     return attempts
 
 
-def _report_failure(run: Run, what: str) -> None:
+def report_failure(run: Run, what: str) -> None:
     last = run.log.rows()[-20:]
     report = {
         "what": what,
@@ -220,5 +220,5 @@ def _report_failure(run: Run, what: str) -> None:
     write_atomic(run.state_folder / "failure.json", json.dumps(report, indent=2).encode())
 
 
-def _name(cell: CellConfig) -> str:
+def name_of(cell: CellConfig) -> str:
     return f"{cell.map_name}/{'expert ' if cell.keep_checkpoints else ''}{cell.method}/{cell.demos}/seed{cell.seed}"

@@ -19,6 +19,16 @@ class RmappoMap(Strict):
     clip_eps: Annotated[float, Field(gt=0, lt=1)]
 
 
+SCRIPTS = {
+    "5m_vs_6m": RmappoMap(ppo_epochs=10, clip_eps=0.05),
+    "8m_vs_9m": RmappoMap(ppo_epochs=15, clip_eps=0.05),
+    "3s_vs_3z": RmappoMap(ppo_epochs=15, clip_eps=0.2),
+    "3s_vs_4z": RmappoMap(ppo_epochs=15, clip_eps=0.2),  # the script's mappo stacks 4 frames; here recurrent
+    "3s_vs_5z": RmappoMap(ppo_epochs=15, clip_eps=0.05),  # likewise
+    "3m": RmappoMap(ppo_epochs=15, clip_eps=0.2),
+}
+
+
 class Rmappo(Strict):
     """What the on-policy repository's SMAC scripts set (train_smac_scripts/*.sh, config.py), commit de66d7a4."""
 
@@ -27,16 +37,7 @@ class Rmappo(Strict):
     chunk_length: Count = 10  # data_chunk_length: steps of backpropagation through time
     lr: Positive = 5e-4  # actor and critic alike, no decay
     value_coef: Positive = 1.0  # value_loss_coef
-    maps: dict[str, RmappoMap] = {
-        "5m_vs_6m": RmappoMap(ppo_epochs=10, clip_eps=0.05),
-        "8m_vs_9m": RmappoMap(ppo_epochs=15, clip_eps=0.05),
-        "3s_vs_3z": RmappoMap(ppo_epochs=15, clip_eps=0.2),
-        "3s_vs_4z": RmappoMap(
-            ppo_epochs=15, clip_eps=0.2
-        ),  # the script's mappo stacks 4 frames; here recurrent
-        "3s_vs_5z": RmappoMap(ppo_epochs=15, clip_eps=0.05),  # likewise
-        "3m": RmappoMap(ppo_epochs=15, clip_eps=0.2),
-    }
+    maps: dict[str, RmappoMap] = Field(default_factory=lambda: dict(SCRIPTS))
 
     @model_validator(mode="after")
     def _whole_chunks(self) -> Rmappo:

@@ -1,0 +1,127 @@
+"""Cells of one map from their configurations to their results, in step: `dm2 train-pack`.
+
+Every cell has its own folders, log, checkpoints and manifest, as train.py makes them. In each round the cells that are
+furthest behind make one iteration together, so cells that were stopped at different points come into step again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dm2core import provenance
+from dm2core.checkpoint import save_checkpoint
+from dm2core.config import CellConfig
+from dm2core.dm2 import Dm2
+from dm2core.env.vector import make_env
+from dm2core.errors import NumericError
+from dm2core.interrupt import catch_signals
+from dm2core.lock import cell_lock
+from dm2core.pack.learner import PackLearner
+from dm2core.progress import CellProgress
+from dm2core.train import (
+    Run,
+    clear,
+    evaluate_run,
+    finish,
+    name_of,
+    note_attempt,
+    open_run,
+    progress_of,
+    report_failure,
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One cell of a pack and its folders."""
+
+    cell: CellConfig
+    out: Path
+    state: Path
+    demos: Path | None
+
+
+@dataclass
+class _Running:
+    member: Member
+    run: Run
+    dm2: Dm2
+    progress: CellProgress
+    about: dict[str, Any]
+
+
+def train_pack(members: list[Member], device: torch.device, threads: int = 1) -> None:
+    """Train the cells to their ends, or go on with them; Dm2Error says what went wrong.
+
+    A cell whose numbers are no longer finite leaves the pack; the others go on, and NumericError names it at the end.
+    """
+    torch.set_num_threads(1)
+    failed: list[str] = []
+    with ExitStack() as stack:
+        for member in members:
+            stack.enter_context(cell_lock(member.state))
+        poll = stack.enter_context(catch_signals()).poll
+        waiting = [_start(member, stack, device, poll) for member in members]
+        pack: PackLearner | None = None
+        while True:
+            for cell in [c for c in waiting if c.dm2.env_steps >= c.member.cell.env_steps]:
+                waiting.remove(cell)
+                finish(cell.run, cell.member.out, cell.about)
+            if not waiting:
+                break
+            behind = min(c.dm2.iteration for c in waiting)
+            group = [c for c in waiting if c.dm2.iteration == behind]
+            dm2s = [c.dm2 for c in group]
+            if pack is None or pack.cells != dm2s:
+                name = group[0].member.cell.map_name
+                pack = PackLearner(dm2s, device, lambda count, name=name: make_env(name, count), threads)  # type: ignore[misc]
+            metrics = pack.iterate(poll)
+            pack.put_back()
+            for cell, values in zip(group, metrics, strict=True):
+                try:
+                    _log(cell, values)
+                except NumericError as error:
+                    report_failure(cell.run, str(error))
+                    failed.append(f"{name_of(cell.member.cell)}, iteration {cell.dm2.iteration}: {error}")
+                    waiting.remove(cell)
+        if failed:
+            raise NumericError("; ".join(failed))
+        for member in members:
+            shutil.rmtree(member.state)
+
+
+def _start(member: Member, stack: ExitStack, device: torch.device, poll) -> _Running:  # type: ignore[no-untyped-def]
+    clear(member.out, member.state)
+    code = provenance.code_version()
+    attempts = note_attempt(member.state, code["dm2core_sha256"])
+    run = open_run(member.cell, member.state, member.demos, poll)
+    dm2 = run.learner
+    assert isinstance(dm2, Dm2)
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    about: dict[str, Any] = {
+        "code": code,
+        "attempts": attempts,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "numerics": provenance.numerics_key() | {"device": where},
+    }
+    shown = CellProgress(name_of(member.cell), member.cell.env_steps, dm2.env_steps, member.state)
+    if dm2.iteration == 0:
+        evaluate_run(run, shown)
+    return _Running(member, run, dm2, shown, about)
+
+
+def _log(cell: _Running, metrics: dict[str, float]) -> None:
+    """What follows an iteration, as in train.py."""
+    run, dm2, budget = cell.run, cell.dm2, cell.member.cell.env_steps
+    run.log.append(dm2.iteration, dm2.env_steps, metrics)
+    if dm2.env_steps >= min(run.next_eval, budget):
+        evaluate_run(run, cell.progress)
+    save_checkpoint(run.state_folder, progress_of(run), dm2.tensors())
+    cell.progress.update(dm2.env_steps)
