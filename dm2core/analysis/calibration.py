@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,22 +21,36 @@ def calibration_cells(config: Config, map_name: str) -> list[Cell]:
     return [Cell(map_name, "ippo", "none", seed) for seed in config.calibration.seeds]
 
 
-def collect(config: Config, map_name: str) -> pd.DataFrame:
-    """Every evaluation of the map's IPPO cells [COLUMNS]; ResultsError unless all are finished, in `authors`."""
+def collect(config: Config, map_name: str, *, running: bool = False) -> pd.DataFrame:
+    """Every evaluation of the map's IPPO cells [COLUMNS]; ResultsError unless all are finished, in `authors`.
+
+    With `running`, a cell that has not finished is read as far as it is; the page says how far that was.
+    """
     if config.profile != "authors" or config.switches:
         raise ResultsError(
             "calibration: compares with released code, so profile must be authors, without switches"
         )
     runs = []
     for cell in calibration_cells(config, map_name):
-        load_cell(config, cell)  # refuses cells of another configuration
-        rows = read_metrics(Path(config.results) / "cells" / cell.path / "metrics.parquet", cell.path)
+        log = Path(config.results) / "state" / "cells" / cell.path / "metrics.jsonl"
+        if running and log.is_file():
+            rows = _read_log(log)
+        else:
+            load_cell(config, cell)  # refuses cells of another configuration
+            rows = read_metrics(Path(config.results) / "cells" / cell.path / "metrics.parquet", cell.path)
         rows = rows[rows["key"].isin([f"eval/{name}" for name in COLUMNS[3:]])]
         wide = rows.pivot(index="env_steps", columns="key", values="value").reset_index()
         runs.append(
             wide.rename(columns=lambda key: key.removeprefix("eval/")).assign(map=map_name, seed=cell.seed)
         )
     return pd.concat(runs, ignore_index=True)[COLUMNS].sort_values(["seed", "env_steps"], kind="stable")
+
+
+def _read_log(path: Path) -> pd.DataFrame:
+    """Metrics of a cell that still trains; its last line may be half written."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    rows = [json.loads(line)[1:] for line in lines]
+    return pd.DataFrame(rows, columns=["env_steps", "key", "value"])
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,13 @@ def test_calibration_takes_finished_cells_of_the_authors_profile_only(tmp_path: 
     assert table.to_dict("records") == [
         {"map": "3m", "seed": cell.seed, "env_steps": steps, **values} for steps in (0, 900)
     ]
+    log = tmp_path / "state" / "cells" / cell.path / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    lines = [json.dumps([3, 400, f"eval/{key}", value / 2]) for key, value in values.items()]
+    log.write_text("\n".join([*lines, "[4, 500, "]))
+    running = collect(config, "3m", running=True)
+    assert running[["env_steps", "win_rate"]].to_dict("records") == [{"env_steps": 400, "win_rate": 0.25}]
+    assert collect(config, "3m").equals(table)
     for override in ({"profile": "paper"}, {"switches": {"terminal_row": False}}):
         other = load_config(
             ROOT / "config" / "config.yaml", {"scale": "smoke", "results": str(tmp_path), **override}
