@@ -229,7 +229,7 @@ def _train_pack(args: argparse.Namespace) -> None:
             loaded = load_demos(path)
             given = {"demos": loaded.demos_id, "demos_sha256": loaded.sha256}
         members.append(Member(cell_config(config, **common, **given), out, state, path))
-    train_pack(members, torch.device(args.device), args.threads)
+    train_pack([m for m in members if not m.finished()], torch.device(args.device), args.threads)
 
 
 def _demos(args: argparse.Namespace) -> None:

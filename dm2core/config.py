@@ -127,6 +127,14 @@ class Panel(Strict):
     curves: Annotated[dict[str, str], Field(min_length=1)]
 
 
+class Packs(Strict):
+    """Training many cells in one process (docs/packs.md)."""
+
+    cells: Annotated[int, Field(ge=0)]  # at most; 0: every cell by itself
+    device: Literal["cpu", "cuda"]
+    threads: Count  # of the simulator
+
+
 class Calibration(Strict):
     """IPPO runs that compare the simulator with the paper's IPPO curves; their budget is the scale's."""
 
@@ -161,6 +169,7 @@ class Config(Strict):
     demo_ablation: Ablation
     figures: dict[str, list[Panel]]
     calibration: Calibration
+    packs: Packs
 
     @model_validator(mode="after")
     def _cross_check(self) -> Config:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from dm2core import RESULTS_VERSION
 from dm2core.config import Config, ConfigError, Panel, cell_config, parse_demos_id
 from dm2core.env.scenario import load_scenario
-from dm2core.methods import split_run
+from dm2core.methods import METHODS, split_method, split_run
 from dm2core.strict import unknown
 
 T = TypeVar("T")
@@ -84,6 +84,25 @@ def cells_of(config: Config, only: dict[str, Any]) -> list[Cell]:
         raise ConfigError(f"only_figure: {error}") from None
 
 
+def packed(config: Config, method: str) -> bool:
+    """Whether cells of a method are trained in packs."""
+    return config.packs.cells > 0 and METHODS[split_method(method)[0]].packs
+
+
+def packs(config: Config) -> list[list[Cell]]:
+    """Cells that are trained together: of one figure, map and set of switches, at most `packs.cells`."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    seen: set[Cell] = set()
+    for figure in ("demo_ablation", *config.figures):
+        for cell in figure_cells(config, figure):
+            if cell not in seen and packed(config, cell.method):
+                switches = config.changed(cell.method)[0].model_dump_json()
+                groups.setdefault((figure, cell.map_name, switches), []).append(cell)
+            seen.add(cell)
+    size = config.packs.cells
+    return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
+
+
 def select(grid: Sequence[Cell], only: dict[str, Any]) -> list[Cell]:
     """Cells under `only_map`, `only_method`, `only_seed` (a value or a list); no match is a ConfigError."""
     chosen = list(grid)
@@ -128,7 +147,12 @@ def demos_digest(config: Config, map_name: str, demos_id: str) -> str:
 def cell_digest(config: Config, cell: Cell) -> str:
     """Digest of a cell before its demonstrations exist; Snakemake reruns the cell when it changes."""
     own = cell_config(
-        config, map_name=cell.map_name, method=cell.method, seed=cell.seed, demos=cell.demos
+        config,
+        map_name=cell.map_name,
+        method=cell.method,
+        seed=cell.seed,
+        demos=cell.demos,
+        packed=packed(config, cell.method),
     ).digest()
     return own if cell.demos == "none" else _digest([own, demos_digest(config, cell.map_name, cell.demos)])
 

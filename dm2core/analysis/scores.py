@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dm2core.analysis.grid import VARIANTS, Cell, cells, demo_ids
+from dm2core.analysis.grid import VARIANTS, Cell, cells, demo_ids, packed
 from dm2core.config import Config, cell_config
 
 WIN_RATE = "eval/win_rate"  # greedy policies on the same battles for every cell
@@ -49,6 +49,7 @@ def load_cell(config: Config, cell: Cell) -> pd.DataFrame:
         seed=cell.seed,
         demos=cell.demos,
         demos_sha256=demos_sha256(config, cell),
+        packed=packed(config, cell.method),
     ).digest()
     if manifest.get("digest") != expected:
         raise ResultsError(

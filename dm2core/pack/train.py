@@ -6,6 +6,7 @@ furthest behind make one iteration together, so cells that were stopped at diffe
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from contextlib import ExitStack
@@ -46,6 +47,14 @@ class Member:
     out: Path
     state: Path
     demos: Path | None
+
+    def finished(self) -> bool:
+        """Its manifest is there and is this cell's: an earlier pack, of other members perhaps, has trained it."""
+        try:
+            manifest = json.loads((self.out / "manifest.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return isinstance(manifest, dict) and manifest.get("digest") == self.cell.digest()
 
 
 @dataclass

@@ -63,3 +63,25 @@ def test_filters_combine() -> None:
     chosen = grid.select(grid.cells(config()), {"only_method": "dm2", "only_seed": [112358]})
     assert {(cell.method, cell.seed) for cell in chosen} == {("dm2", 112358)}
     assert len(chosen) == 4
+
+
+def test_packs_hold_cells_of_one_map_and_one_set_of_switches() -> None:
+    made = config(packs={"cells": 4, "device": "cpu", "threads": 1})
+    groups = grid.packs(made)
+    assert all(0 < len(group) <= 4 for group in groups)
+    assert len({cell for group in groups for cell in group}) == sum(map(len, groups))
+    for group in groups:
+        assert len({cell.map_name for cell in group}) == 1
+        assert len({made.changed(cell.method)[0] for cell in group}) == 1
+    everyone = grid.all_cells(made)
+    assert {cell for group in groups for cell in group} == {
+        cell for cell in everyone if grid.packed(made, cell.method)
+    }
+    assert grid.packs(config()) == []
+
+
+def test_a_packed_cell_is_not_the_single_cell() -> None:
+    """They agree to rounding only, so one must not stand in for the other."""
+    single, together = config(), config(packs={"cells": 2, "device": "cpu", "threads": 1})
+    for cell in grid.cells(single):
+        assert grid.cell_digest(single, cell) != grid.cell_digest(together, cell)

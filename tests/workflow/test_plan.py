@@ -81,3 +81,24 @@ def test_readmes_commands_are_commands(tmp_path: Path) -> None:
         words = [word.replace("config/scale", str(ROOT / "config" / "scale")) for word in command.split()]
         outcome = snakemake(tmp_path, *words, "-n")
         assert outcome.code == 0, f"{command}: {outcome.text}"
+
+
+def test_packs_take_the_place_of_single_cells(tmp_path: Path) -> None:
+    packs = "packs={cells: 4, device: cpu, threads: 1}"
+    outcome = snakemake(tmp_path, "-n", "cells", *SMOKE, "--config", packs)
+    assert outcome.plan == {
+        "train_expert": 3,
+        "sample_demos": 4,
+        "train_pack_0": 1,
+        "train_pack_1": 1,
+        "train_pack_2": 1,
+    }
+    told = re.findall(r"--cell (\S+)", outcome.text)
+    assert len({cell.split("cells/")[1] for cell in told}) == 10
+
+
+def test_methods_that_packs_cannot_train_stay_single(tmp_path: Path) -> None:
+    chosen = ("packs={cells: 50, device: cpu, threads: 1}", "only_figure=core", "only_seed=112358")
+    outcome = snakemake(tmp_path, "-n", "cells", *SMOKE, "--config", *chosen)
+    single = {cell.split("/")[1] for cell in outcome.cells}
+    assert single >= {"qmix", "rmappo", "dm2_sil"} and "ippo" not in single

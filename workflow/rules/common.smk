@@ -93,6 +93,26 @@ def map_cells(wildcards):
     return cell_files("metrics.parquet", [cell for cell in GRID if cell.map_name == wildcards.map])
 
 
+def pack_demos(pack):
+    """Demonstration files of the cells of one pack."""
+    sets = dict.fromkeys((cell.map_name, cell.demos) for cell in pack if cell.demos != "none")
+    return [f"{RESULTS}/demos/{map_name}/{demos}/demos.npz" for map_name, demos in sets]
+
+
+def pack_options(pack):
+    """The cells of one pack as options of `dm2 train-pack`."""
+    options = []
+    for cell in pack:
+        demos = "none" if cell.demos == "none" else f"{RESULTS}/demos/{cell.map_name}/{cell.demos}"
+        out, state = f"{RESULTS}/cells/{cell.path}", f"{RESULTS}/state/cells/{cell.path}"
+        options += ["--cell", f"{cell.method}:{demos}:{cell.seed}:{out}:{state}"]
+    return options
+
+
+def pack_digest(pack):
+    return hashlib.sha256("".join(grid.cell_digest(CONFIG, cell) for cell in pack).encode()).hexdigest()
+
+
 def replay_policies(wildcards):
     """Policies of IPPO and of DM2 on joint, concurrent demonstrations, first seed."""
     pairs = [("ippo", "none"), ("dm2", grid.demo_ids(CONFIG)[0])]
