@@ -69,7 +69,7 @@ check: setup
 	echo "checks passed"
 
 test: check
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not smac"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not smac"
 
 bench: setup
 	mkdir -p results/benchmarks

@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--state", type=Path, help="folder of the unfinished cell; default: OUT.state")
     train.set_defaults(run=_train)
 
+    theory = commands.add_parser("theory", help="the paper's theory as numbers on small games")
+    theory.add_argument("--seed", type=int, default=1)
+    theory.add_argument("--games", type=int, default=12, help="random games beside the fixed ones")
+    theory.add_argument("--out", type=Path, required=True, help="folder of theory.csv and curves.csv")
+    theory.set_defaults(run=_theory)
+
     pack = commands.add_parser(
         "train-pack", help="train many cells of one map in one process, or go on with them"
     )
@@ -142,6 +148,22 @@ def _parser() -> argparse.ArgumentParser:
     update.add_argument("files", nargs="+")
     update.set_defaults(run=_check_update)
     return parser
+
+
+def _theory(args: argparse.Namespace) -> None:
+    if args.games < 2 or args.seed < 0:
+        raise ConfigError(f"--games {args.games} --seed {args.seed}: at least 2 games, a seed of at least 0")
+    from dm2core.checkpoint import write_atomic
+    from dm2core.theory.report import curves, run
+
+    table = run(args.seed, args.games, lambda name: print(f"theory: {name}", flush=True))
+    for name, data in (("theory", table), ("curves", curves(args.seed))):
+        text = data.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+        write_atomic(args.out / f"{name}.csv", text.encode())
+    failed = table.loc[~table["holds"], "test"] + " " + table["statement"]
+    print(f"{len(table)} numbers; statements that fail somewhere:")
+    for statement, count in failed.dropna().value_counts(sort=False).items():
+        print(f"  {statement}: {count}")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

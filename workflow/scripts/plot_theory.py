@@ -1,0 +1,29 @@
+"""Table of `dm2 theory` -> theory.pdf, .png, .csv, and docs/theory.md."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dm2core.analysis.theory_figure import page, plot
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--curves", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--page", type=Path, help="where to write the page")
+    args = parser.parse_args(argv)
+    table = pd.read_csv(args.table)
+    plot(table, pd.read_csv(args.curves), args.out)
+    if args.page is not None:
+        args.page.write_text(page(table), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
