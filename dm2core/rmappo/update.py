@@ -113,16 +113,16 @@ def unroll(body: RecurrentBody, x: Tensor, h: Tensor, keep: Tensor) -> Tensor:
     """Features [L, C, H] of chunks x [L, C, F] from hidden states h [C, H], which start anew where not keep [L, C]."""
     x = _norm(body.norm1, torch.relu(_linear(body.fc1, _norm(body.norm_in, x))))
     x = _norm(body.norm2, torch.relu(_linear(body.fc2, x)))
-    size = h.shape[-1]
-    gates = _linear(body.gru.input, x)
+    sizes = (2 * h.shape[-1], h.shape[-1])
+    # Split once and unbound, for the gradient of a slice is a whole array of zeros.
+    x_gates, x_new = (part.unbind() for part in _linear(body.gru.input, x).split(sizes, dim=-1))
     kept = keep.to(x.dtype).unsqueeze(-1)
     steps = []
     for t in range(len(x)):
         h = h * kept[t]
-        hidden = _linear(body.gru.hidden, h)
-        reset, update = torch.sigmoid(gates[t, :, : 2 * size] + hidden[:, : 2 * size]).chunk(2, dim=-1)
-        new = torch.tanh(torch.addcmul(gates[t, :, 2 * size :], reset, hidden[:, 2 * size :]))
-        h = torch.lerp(new, h, update)
+        h_gates, h_new = _linear(body.gru.hidden, h).split(sizes, dim=-1)
+        reset, update = torch.sigmoid(x_gates[t] + h_gates).chunk(2, dim=-1)
+        h = torch.lerp(torch.tanh(torch.addcmul(x_new[t], reset, h_new)), h, update)
         steps.append(h)
     return _norm(body.norm_out, torch.stack(steps))
 
