@@ -181,12 +181,6 @@ class Config(Strict):
             for name in names:
                 if name not in known_maps():
                     raise ConfigError(f"{key}: {unknown('map', name, known_maps())}")
-        for figure, panels in self.figures.items():
-            if figure not in FIGURES:
-                raise ConfigError(f"figures: {unknown('figure', figure, FIGURES)}")
-            for panel in panels:
-                for run in panel.curves:
-                    self._check_run(f"figures.{figure}", panel.map, run)
         for name in self.demo_ablation.maps:
             self.map_params(name)
             needed = load_scenario(name).n_agents
@@ -207,6 +201,12 @@ class Config(Strict):
         if self.profile not in self.profiles:
             raise ConfigError(f"profile: {unknown('profile', self.profile, list(self.profiles))}")
         self.resolved_switches()
+        for figure, panels in self.figures.items():
+            if figure not in FIGURES:
+                raise ConfigError(f"figures: {unknown('figure', figure, FIGURES)}")
+            for panel in panels:
+                for run in panel.curves:
+                    self._check_run(f"figures.{figure}", panel.map, run)
         self.resolved_compute()
         return self
 
