@@ -160,6 +160,7 @@ def _theory(args: argparse.Namespace) -> None:
     for name, data in (("theory", table), ("curves", curves(args.seed))):
         text = data.to_csv(index=False, float_format="%.9g", lineterminator="\n")
         write_atomic(args.out / f"{name}.csv", text.encode())
+    write_atomic(args.out / "counterexample.txt", f"{table.attrs['counterexample']}\n".encode())
     failed = table.loc[~table["holds"], "test"] + " " + table["statement"]
     print(f"{len(table)} numbers; statements that fail somewhere:")
     for statement, count in failed.dropna().value_counts(sort=False).items():

@@ -56,12 +56,14 @@ def pure_equilibria(reward: Array) -> set[tuple[int, ...]]:
     return found
 
 
-def converse_fails(rng: np.random.Generator, n_agents: int, beta: float) -> tuple[bool, bool, Game]:
+def converse_fails(
+    rng: np.random.Generator, n_agents: int, beta: float
+) -> tuple[bool, set[tuple[int, ...]], Game]:
     """One random team matrix game of two actions, its expert one of its pure equilibria.
 
-    Returns: the expert is an equilibrium of R_T + beta R_I (Theorem 3); some pure equilibrium of the mixed game is none
-    of R_T (what the text reads into the theorem); the game. R_I is the optimal discriminator's reward at the expert:
-    log 2 for the expert's action and 0 otherwise.
+    Returns: the expert is an equilibrium of R_T + beta R_I (Theorem 3); the pure equilibria of the mixed game that
+    are none of R_T (the text reads into the theorem that there are none); the game. R_I is the optimal discriminator's
+    reward at the expert: log 2 for the expert's action and 0 otherwise.
     """
     team = rng.random((2,) * n_agents)
     of_task = pure_equilibria(np.stack([team] * n_agents))
@@ -75,4 +77,4 @@ def converse_fails(rng: np.random.Generator, n_agents: int, beta: float) -> tupl
         shape[i] = 2
         mixed.append(team + beta * matched.reshape(shape))
     of_mixed = pure_equilibria(np.stack(mixed))
-    return expert in of_mixed, bool(of_mixed - of_task), game
+    return expert in of_mixed, of_mixed - of_task, game

@@ -128,8 +128,8 @@ def test_expert_is_an_equilibrium_of_the_mixed_game_but_not_the_other_way_round(
         for k in (2, 3)
     }
     assert all(kept for runs in found.values() for kept, _, _ in runs)
-    assert sum(bad for _, bad, _ in found[2]) == 0
-    assert 0.01 < np.mean([bad for _, bad, _ in found[3]]) < 0.12
+    assert not any(bad for _, bad, _ in found[2])
+    assert 0.01 < np.mean([bool(bad) for _, bad, _ in found[3]]) < 0.12
 
 
 def test_pure_equilibria_of_known_games() -> None:
@@ -170,4 +170,4 @@ def test_figure_and_page_come_out_of_the_table(tmp_path: Path) -> None:
         plot(table, lines, tmp_path / folder)
     assert (tmp_path / "a/theory.pdf").read_bytes() == (tmp_path / "b/theory.pdf").read_bytes()
     assert len(pd.read_csv(tmp_path / "a/theory.csv")) == len(table)
-    assert "| T1 | Theorem 1 | least J - L | 4 | 4 |  |" in page(table)
+    assert "| T1 | Theorem 1 | least J - L | 4 | 4 |  |" in page(table, "a game")

@@ -9,6 +9,7 @@ rule theory:
     output:
         table=f"{RESULTS}/theory/theory.csv",
         curves=f"{RESULTS}/theory/curves.csv",
+        example=f"{RESULTS}/theory/counterexample.txt",
     log:
         f"{RESULTS}/logs/theory.log",
     benchmark:
@@ -32,6 +33,7 @@ rule plot_theory:
     input:
         table=f"{RESULTS}/theory/theory.csv",
         curves=f"{RESULTS}/theory/curves.csv",
+        example=f"{RESULTS}/theory/counterexample.txt",
         script=f"{SCRIPTS}/plot_theory.py",
         code=f"{ANALYSIS}/theory_figure.py",
     output:
@@ -55,5 +57,6 @@ rule plot_theory:
     message:
         "Figure: figures/theory"
     shell:
-        "python {input.script:q} --table {input.table:q} --curves {input.curves:q} --out {params.out:q} {params.page}"
+        "python {input.script:q} --table {input.table:q} --curves {input.curves:q} --example {input.example:q}"
+        " --out {params.out:q} {params.page}"
         " > {log:q} 2>&1"

@@ -15,13 +15,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--curves", type=Path, required=True)
+    parser.add_argument("--example", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--page", type=Path, help="where to write the page")
     args = parser.parse_args(argv)
     table = pd.read_csv(args.table)
     plot(table, pd.read_csv(args.curves), args.out)
     if args.page is not None:
-        args.page.write_text(page(table), encoding="utf-8")
+        args.page.write_text(page(table, args.example.read_text(encoding="utf-8").strip()), encoding="utf-8")
     return 0
 
 
