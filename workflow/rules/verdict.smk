@@ -8,6 +8,7 @@ rule verdict:
     input:
         manifests=glob.glob(f"{RESULTS}/cells/*/*/*/seed*/manifest.json"),
         claims=f"{workflow.basedir}/claims/claims.yaml",
+        theory=f"{RESULTS}/theory/theory.csv",
         paper=f"{workflow.basedir}/resources/paper_curves",
         script=f"{SCRIPTS}/judge.py",
     output:
@@ -30,13 +31,12 @@ rule verdict:
         mem_mb=memory,
         runtime=10,
     params:
-        theory=f"{RESULTS}/theory/theory.csv",
         out=out_folder,
     message:
         "Verdict: {RESULTS}/verdict/verdict.md"
     shell:
         'python {input.script:q} --config "$DM2_CONFIG" --claims {input.claims:q} --paper {input.paper:q}'
-        " --theory {params.theory:q} --out {params.out:q} > {log:q} 2>&1"
+        " --theory {input.theory:q} --out {params.out:q} > {log:q} 2>&1"
 
 
 rule measure_coverage:
