@@ -31,11 +31,13 @@ What follows from it:
 - By turns, with the agent's share in the logarithm or with the logit of states and actions, every game ended at the
   expert. With the reward as the appendix prints it (the expert's share in the logarithm) none did: there D = P(expert),
   and the reward is highest where the agent is least like the expert.
-- That Assumption 1 and Corollary 2 hold on every row says little: these games mix fast, and discriminators are renewed
-  at every small step. Where states are rarely visited or steps are large, a turn can raise an agent's imitation value
-  and lower its matching in some state; such games are not in the table.
+- With many small steps under discriminators that are renewed at every step, Assumption 1 and Corollary 2 hold in every
+  game. With one large step a turn they do not: on a ring where all must step on together, the best response to the
+  agent's optimal discriminator raises its imitation value every time, yet agents match less in some state, L_eps falls,
+  and most starts go round without end instead of reaching the expert. What fails is Assumption 1: a value weighted by
+  visits says nothing of a state that is rarely visited.
 - What is practised differs from what is proved. A discriminator of states alone reproduces the expert's states and
-  not its actions, most plainly where actions do not move the state. Its distance after 60 turns is not yet its end.
+  not its actions, most plainly where actions do not move the state.
 - The logit's gain of 0 in T8 rests on a nearly infinite penalty for leaving the expert's actions; it is no evidence
   about practice, where discriminators are smooth.
 - The expert is an equilibrium of the mixed game, as Theorem 3 says, with the reward taken at the expert. The text reads

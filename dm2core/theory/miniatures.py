@@ -105,6 +105,7 @@ def two_conventions(rng: np.random.Generator) -> dict[str, float]:
 
 
 CLIMBING = np.array([[11.0, -30.0, 0.0], [-30.0, 7.0, 6.0], [0.0, 0.0, 5.0]])  # Claus and Boutilier 1998
+PENALTY = np.array([[10.0, 0.0, -100.0], [0.0, 2.0, 0.0], [-100.0, 0.0, 10.0]])  # the same, penalty -100
 
 
 def climbing(rng: np.random.Generator, matched: float, games: int) -> float:

@@ -10,14 +10,21 @@ import numpy as np
 import pandas as pd
 
 from dm2core.theory import bounds, equilibria, gail, miniatures
-from dm2core.theory.games import Game, corridor, decoupled, random_game
+from dm2core.theory.games import Game, corridor, random_game
 from dm2core.theory.occupancy import visitation
+from dm2core.theory.turns import (
+    COLUMNS,
+    Row,
+    t3_best_responses,
+    t3_t4_turns,
+    t5_decoupled,
+    t6_matrix_games,
+    t6_simultaneous,
+)
 
-COLUMNS = ["test", "statement", "game", "quantity", "value", "expected", "holds"]
 TOLERANCE = 1e-10
 TURNS = 200  # of the figure
 BETAS = (0.1, 0.5, 1.0, 3.0)
-Row = tuple[str, str, str, str, float, str, bool]
 
 
 def games(rng: np.random.Generator, count: int) -> list[Game]:
@@ -94,96 +101,6 @@ def t1_t2_bounds(rng: np.random.Generator, game: Game, policies: int) -> list[Ro
         )
     )
     return rows
-
-
-def t3_t4_turns(rng: np.random.Generator, game: Game, turns: int) -> list[Row]:
-    """Theorem 2 by turns under four rewards; Assumption 1 and Corollary 2 on the way."""
-    rows: list[Row] = []
-    start = gail.random_policy(rng, game)
-    for form in gail.FORMS:
-        trace = gail.learn(game, start, form, turns=turns)
-        to_one = trace.matching[-1] > 0.999
-        if form == "state_logit":
-            rows.append(
-                (
-                    "T5",
-                    "practice: states only",
-                    game.name,
-                    "matching after turns",
-                    trace.matching[-1],
-                    "1",
-                    to_one,
-                )
-            )
-            rows.append(
-                (
-                    "T5",
-                    "practice: states only",
-                    game.name,
-                    "distance of rho after turns",
-                    trace.distance[-1],
-                    "0",
-                    trace.distance[-1] < 0.05,
-                )
-            )
-            continue
-        place = "appendix A as printed" if form == "printed" else "Theorem 2"
-        rows.append(
-            (
-                "T4" if form != "neglog_agent" else "T3",
-                place,
-                game.name,
-                f"matching after turns, {form}",
-                trace.matching[-1],
-                "1",
-                to_one,
-            )
-        )
-        if form == "neglog_agent":
-            share = trace.bound_fell / max(trace.improved, 1)
-            rows.append(
-                (
-                    "T3",
-                    "Corollary 2",
-                    game.name,
-                    "share of improving turns in which L_eps fell",
-                    share,
-                    "0",
-                    share == 0,
-                )
-            )
-            share = trace.state_fell / max(trace.improved, 1)
-            rows.append(
-                (
-                    "T3",
-                    "Assumption 1",
-                    game.name,
-                    "share of improving turns that match less in some state",
-                    share,
-                    "0",
-                    share == 0,
-                )
-            )
-    return rows
-
-
-def t6_simultaneous(rng: np.random.Generator, game: Game, turns: int) -> list[Row]:
-    """What practice does: all agents move at once."""
-    trace = gail.learn(game, gail.random_policy(rng, game), "logit", turns=turns, simultaneous=True)
-    end = trace.matching[-1]
-    return [("T6", "practice: all at once", game.name, "matching after turns, logit", end, "1", end > 0.999)]
-
-
-def t5_decoupled(rng: np.random.Generator, turns: int) -> list[Row]:
-    """A game whose states say nothing about actions."""
-    game = decoupled(rng, 2, 4, 3)
-    trace = gail.learn(game, gail.random_policy(rng, game), "state_logit", turns=turns)
-    far, same = trace.distance[-1], trace.matching[-1]
-    about = ("T5", "practice: states only", game.name)
-    return [
-        (*about, "distance of rho after turns", far, "0", far < 0.05),
-        (*about, "matching after turns", same, "1", same > 0.999),
-    ]
 
 
 def t7_local() -> list[Row]:
@@ -307,8 +224,13 @@ def run(seed: int, count: int, poll: Callable[[str], None] = lambda _: None) -> 
         rows += t8_equilibrium(rng, game)
     poll("small worlds")
     rows += t5_decoupled(rng, 60) + t7_local() + t9_converse(rng, 120 * count) + t10_ablation(rng, count)
+    counted = counterexample(rng, 0.1)
+    poll("turns as best responses")
+    for game in (corridor(2, 6, 0.02, 0.99), corridor(3, 6, 0.02, 0.99)):
+        rows += t3_best_responses(rng, game, count)
+    rows += t6_matrix_games(rng, count)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table.attrs["counterexample"] = counterexample(rng, 0.1)
+    table.attrs["counterexample"] = counted
     return table
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dm2core.analysis.theory_figure import page, plot
-from dm2core.theory import bounds, equilibria, gail, miniatures, report
+from dm2core.theory import bounds, equilibria, gail, miniatures, report, turns
 from dm2core.theory.games import Game, corridor, decoupled, joint_actions, matrix_game, random_game
 from dm2core.theory.occupancy import action_values, best_values, facing, joint_policy, visitation
 
@@ -106,6 +106,23 @@ def test_rewards_that_lead_to_the_expert_and_one_that_does_not(game: Game) -> No
     assert ends["state_logit"].distance[-1] < 0.1 and ends["state_logit"].matching[-1] < 0.95
     rising = np.diff(ends["neglog_agent"].bound)
     assert rising.min() > -1e-9
+
+
+def test_best_responses_by_turns_may_never_reach_the_expert() -> None:
+    """Each turn raises the agent's imitation value, and still the bound falls and the expert is missed."""
+    game = corridor(2, 6, 0.02, 0.99)
+    assert game.visited() > 0  # Condition 1
+    ends = [
+        gail.learn(
+            game, gail.random_policy(np.random.default_rng(seed), game), "neglog_agent",
+            turns=40, steps=1, size=turns.BEST_RESPONSE,
+        )
+        for seed in range(6)
+    ]  # fmt: skip
+    missed = [end for end in ends if end.matching[-1] < 0.9]
+    assert missed and all(end.improved >= 35 and end.bound_fell > 5 for end in missed)
+    small = gail.learn(game, gail.random_policy(np.random.default_rng(0), game), "neglog_agent", turns=100)
+    assert small.matching[-1] > 0.99 and small.bound_fell == 0
 
 
 def test_states_that_actions_do_not_move_teach_nothing() -> None:
