@@ -17,7 +17,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test check lint bench bench-peers figures clean
+.PHONY: setup demo test check lint bench bench-peers figures mlflow clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -29,6 +29,7 @@ help:
 	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"
 	echo "make bench-peers  JaxMARL's SMAX in .venv-bench, so that make bench compares with it"
 	echo "make figures  redraw the figures from finished cells, without training"
+	echo "make mlflow   deliver finished cells to MLflow and open its pages at http://127.0.0.1:5000 (PORT=5000)"
 	echo "make clean    remove caches; results/ and figures/ stay"
 
 setup: $(STAMP)
@@ -56,6 +57,11 @@ demo: setup
 
 figures: setup
 	$(BIN)/snakemake --cores all --allowed-rules collect_scores plot_demo_ablation -- figures/demo_ablation.pdf
+
+mlflow: setup
+	$(BIN)/dm2 track $(if $(SCALE),--set scale=$(SCALE))
+	MLFLOW_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 $(BIN)/mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) \
+	  --backend-store-uri "sqlite:///$$($(BIN)/dm2 config $(if $(SCALE),--set scale=$(SCALE)) | sed -n 's/^results: //p')/mlflow/mlflow.db"
 
 check: setup
 	$(BIN)/ruff format -q --check .

@@ -17,6 +17,7 @@ include: "workflow/rules/theory.smk"
 include: "workflow/rules/replay.smk"
 include: "workflow/rules/simulator.smk"
 include: "workflow/rules/verdict.smk"
+include: "workflow/rules/tracking.smk"
 
 
 localrules:

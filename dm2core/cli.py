@@ -141,6 +141,14 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--watch", action="store_true", help="keep showing until interrupted")
     status.set_defaults(run=_status)
 
+    track = commands.add_parser("track", help="deliver finished cells to MLflow")
+    _add_config(track)
+    track.add_argument("--figure", action="append", help="only this figure's cells; may be given again")
+    track.add_argument("--uri", help="tracking server or database; else mlflow.uri of the configuration")
+    track.add_argument("--live", action="store_true", help="follow running cells until interrupted")
+    track.add_argument("--every", type=float, default=30.0, help="seconds between two looks of --live")
+    track.set_defaults(run=_track)
+
     encoding = commands.add_parser("check-encoding", help="replay traces of SMAC's encoder")
     encoding.add_argument("files", nargs="+")
     encoding.set_defaults(run=_check_encoding)
@@ -332,6 +340,25 @@ def _status(args: argparse.Namespace) -> None:
     from dm2core.status import show
 
     show(Path(_config(args).results), watch=args.watch)
+
+
+def _track(args: argparse.Namespace) -> None:
+    config = _config(args)
+    from dm2core.analysis.grid import figure_cells
+    from dm2core.tracking.deliver import Store, deliver_all
+    from dm2core.tracking.live import follow
+    from dm2core.tracking.runs import finished_runs
+
+    if args.every <= 0:
+        raise ConfigError(f"--every {args.every}: must be positive")
+    figures = args.figure or ["demo_ablation", *config.figures]
+    for figure in figures:
+        figure_cells(config, figure)  # an unknown one is a ConfigError
+    store = Store(args.uri or config.mlflow.uri, Path(config.results))
+    imported, kept = deliver_all(store, finished_runs(config, figures))
+    print(f"MLflow at {store.uri}: {imported} runs imported, {kept} there already")
+    if args.live:
+        follow(store, config, args.every)
 
 
 def _check_encoding(args: argparse.Namespace) -> int:

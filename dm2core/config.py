@@ -135,6 +135,12 @@ class Packs(Strict):
     threads: Count  # of the simulator
 
 
+class Mlflow(Strict):
+    """Where `dm2 track` delivers finished cells (docs/mlflow.md)."""
+
+    uri: str  # empty: sqlite in the results folder
+
+
 class Calibration(Strict):
     """IPPO runs that compare the simulator with the paper's IPPO curves; their budget is the scale's."""
 
@@ -170,6 +176,7 @@ class Config(Strict):
     figures: dict[str, list[Panel]]
     calibration: Calibration
     packs: Packs
+    mlflow: Mlflow
 
     @model_validator(mode="after")
     def _cross_check(self) -> Config:

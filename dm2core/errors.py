@@ -20,6 +20,10 @@ class DataError(Dm2Error):
     exit_code = EXIT_DATA
 
 
+class ServiceError(Dm2Error):
+    exit_code = EXIT_SERVICE
+
+
 class NumericError(Dm2Error):
     exit_code = EXIT_NUMERIC
 

@@ -1,0 +1,198 @@
+"""Every point of every finished cell is in MLflow exactly once, whatever happens to who delivers it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dm2core.config import Config
+from dm2core.errors import DataError, ServiceError
+from dm2core.tracking.deliver import Store, deliver_all
+from dm2core.tracking.live import running, written
+from dm2core.tracking.runs import finished_runs
+from tests.tracking.conftest import ROOT, write_cell
+
+FIGURE = ["demo_ablation"]
+
+
+def deliver(config: Config) -> tuple[int, int]:
+    return deliver_all(Store("", Path(config.results)), finished_runs(config, FIGURE))
+
+
+def in_store(config: Config) -> pd.DataFrame:
+    """Points of runs that are not deleted: run name, key, step, value."""
+    query = (
+        "select t.value as name, m.key, m.step, m.value, m.timestamp from metrics m join runs r using (run_uuid)"
+        " join tags t using (run_uuid) where t.key = 'dm2.run' and r.lifecycle_stage = 'active'"
+    )
+    with sqlite3.connect(Path(config.results) / "mlflow" / "mlflow.db") as connection:
+        return pd.read_sql_query(query, connection)
+
+
+def in_files(config: Config) -> pd.DataFrame:
+    parts = []
+    for path in sorted(Path(config.results).glob("cells/*/*/*/*/metrics.parquet")):
+        name = path.parent.relative_to(Path(config.results) / "cells").as_posix()
+        parts.append(pd.read_parquet(path).assign(name=name))
+    return pd.concat(parts).rename(columns={"env_steps": "step"})
+
+
+def same(config: Config) -> bool:
+    columns = ["name", "key", "step", "value"]
+    one, two = (
+        table[columns].sort_values(columns).reset_index(drop=True)
+        for table in (in_store(config), in_files(config))
+    )
+    return one.equals(two)
+
+
+def test_everything_arrives_once_and_a_second_call_changes_nothing(tree: Config) -> None:
+    assert deliver(tree) == (4, 0)
+    assert same(tree)
+    assert deliver(tree) == (0, 4)
+    assert same(tree)
+
+
+def test_a_run_carries_config_tags_demonstrations_and_files(tree: Config) -> None:
+    deliver(tree)
+    store = Store("", Path(tree.results))
+    experiment = store.client.get_experiment_by_name("demo_ablation")
+    runs = store.client.search_runs(
+        [experiment.experiment_id], "tags.method = 'dm2' and tags.seed = '112358'"
+    )
+    assert [run.info.run_name for run in runs] == ["3m/dm2/ippo-q50_joint-concurrent/seed112358"]
+    run = runs[0]
+    assert run.data.params["ppo.lr"] == "0.0005" and "qmix" not in run.data.params
+    assert run.data.tags["slurm_job_id"] == "17" and run.data.tags["mlflow.source.git.commit"] == "abc"
+    assert run.inputs.dataset_inputs[0].dataset.name == "3m/ippo-q50_joint-concurrent"
+    files = {item.path for item in store.client.list_artifacts(run.info.run_id)}
+    assert files == {"manifest.json", "policy.safetensors", "win_rate.png"}
+    assert run.info.end_time - run.info.start_time == 60_000
+    assert run.data.metrics["eval/win_rate"] == pytest.approx(pd.read_parquet(
+        Path(tree.results) / "cells" / run.info.run_name / "metrics.parquet")["value"].iloc[-1])  # fmt: skip
+
+
+def test_a_cell_that_was_run_again_replaces_its_run(tree: Config) -> None:
+    deliver(tree)
+    write_cell(Path(tree.results), "3m/ippo/none/seed112358", 900)
+    assert deliver(tree) == (1, 3)
+    assert same(tree)
+
+
+def test_a_deliverer_killed_at_any_moment_loses_and_doubles_nothing(tree: Config) -> None:
+    code = (
+        "import sys; from tests.tracking.test_tracking import *; from dm2core.config import load_config;"
+        "config = load_config(ROOT / 'config/config.yaml', {'scale': 'smoke', 'results': sys.argv[1]});"
+        "store = Store('', Path(config.results)); print('ready', flush=True);"
+        "deliver_all(store, finished_runs(config, FIGURE))"
+    )
+    command = [sys.executable, "-c", code, tree.results]
+    killed = 0
+    for wait in (0.05, 0.4):
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(wait)
+        killed += child.poll() is None
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    assert killed
+    deliver(tree)
+    assert same(tree)
+    assert deliver(tree) == (0, 4)
+
+
+def test_a_server_that_refuses_or_never_answers_is_one_line_in_seconds(tree: Config) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    free = socket.create_server(("127.0.0.1", 0))
+    refused = free.getsockname()[1]
+    free.close()
+    for port in (refused, silent.getsockname()[1]):
+        began = time.monotonic()
+        with pytest.raises(ServiceError) as error:
+            Store(f"http://127.0.0.1:{port}", Path(tree.results))
+        assert "\n" not in str(error.value) and f"127.0.0.1:{port}" in str(error.value)
+        assert time.monotonic() - began < 15
+    silent.close()
+
+
+def test_a_locked_store_is_one_line_and_delivery_goes_on_later(tree: Config) -> None:
+    store = Store("", Path(tree.results))
+    runs = list(finished_runs(tree, FIGURE))
+    store.deliver(runs[0])
+    connection = sqlite3.connect(Path(tree.results) / "mlflow" / "mlflow.db", check_same_thread=False)
+    connection.execute("begin exclusive")
+    failed: list[str] = []
+
+    def try_it() -> None:
+        try:
+            store.deliver(runs[1])
+        except ServiceError as error:
+            failed.append(str(error))
+
+    worker = threading.Thread(target=try_it)
+    worker.start()
+    worker.join(60)
+    connection.rollback()
+    connection.close()
+    assert len(failed) == 1 and "\n" not in failed[0]
+    assert deliver(tree) == (3, 1)
+    assert same(tree)
+
+
+def test_a_damaged_manifest_is_named(tree: Config) -> None:
+    path = Path(tree.results) / "cells/3m/ippo/none/seed112358/manifest.json"
+    path.write_text("{")
+    with pytest.raises(DataError, match=r"seed112358/manifest\.json is damaged"):
+        deliver(tree)
+
+
+def test_a_running_cell_is_followed_and_then_replaced(tree: Config) -> None:
+    results, name = Path(tree.results), "3m/ippo/none/seed78590"
+    state = results / "state" / "cells" / name
+    state.mkdir(parents=True)
+    (state / "attempts.json").write_text(json.dumps([{"started": "2026-01-02T03:04:05Z"}]))
+    lines = [json.dumps([i, 100 * i, "eval/win_rate", i / 10]) + "\n" for i in range(6)]
+    log, store = state / "metrics.jsonl", Store("", results)
+    log.write_text("".join(lines[:3]) + lines[3][:9])  # the last line is being written
+    assert running(results) == [name]
+    assert store.live(name, "demo_ablation", written(state)) == 3
+    log.write_text("".join(lines))
+    assert store.live(name, "demo_ablation", written(state)) == 6
+    assert Store("", results).live(name, "demo_ablation", written(state)) == 6
+    table = in_store(tree)
+    assert table["step"].tolist() == [0, 100, 200, 300, 400, 500]
+    write_cell(results, name, 30)
+    assert running(results) == []
+    figure_seeds = tree.model_copy(update={"seeds": [78590]})
+    assert deliver(figure_seeds)[0] == 1
+    assert len(in_store(tree).query("name == @name")) == 30
+
+
+def test_only_tracking_imports_mlflow_and_a_cell_never_does() -> None:
+    users = set()
+    for path in (ROOT / "dm2core").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "mlflow" for name in names):
+                users.add(path.relative_to(ROOT).as_posix())
+    assert users == {"dm2core/tracking/deliver.py"}
+    code = "import sys, dm2core.cli, dm2core.train; raise SystemExit('mlflow' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), check=False).returncode
+        == 0
+    )
