@@ -114,11 +114,24 @@ def pack(args: argparse.Namespace) -> Rows:
     return pack_rows(MAP, args.device, args.iterations)
 
 
+def cost(args: argparse.Namespace) -> Rows:
+    """How cost grows with agents, battles and cells: a chart and its table beside the summary."""
+    from benchmarks.cost import measure, write
+
+    rows = measure(MAP, args.iterations)
+    write(rows, MAP, args.out.parent)
+    return [
+        (f"cost_{method}_{against}_{count:g}", seconds, f"seconds per million env steps, {count:g} {against}")
+        for against, count, method, seconds in rows
+    ]
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "sim": sim,
     "learning": learning,
     "update": update,
     "cells": cells,
+    "cost": cost,
     "authors": authors,
     "pack": pack,
 }

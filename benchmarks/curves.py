@@ -2,8 +2,9 @@
 
     python -m benchmarks.curves --map 3m --seeds 1 2 3 4 5
 
-Both forms of a seed start from the same weights and battles and part by rounding. Compared is the mean greedy win rate
-over all evaluations of a run: with n runs of each, all (2n choose n) ways to split them give the exact two-sided p.
+Both forms of a seed start from the same weights and battles and part by rounding. Compared are the means over all
+evaluations of a run, of the greedy win rate and of the greedy return (which moves before the first battle is won): with
+n runs of each, all (2n choose n) ways to split them give the exact two-sided p.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from dm2core.env.vector import make_env
 from dm2core.evaluate import evaluate
 
 
-def curve(cell: CellConfig) -> list[float]:
-    """Greedy win rate after every `eval_every` env steps."""
+WHAT = ("win_rate", "episode_return")
+
+
+def curve(cell: CellConfig) -> list[list[float]]:
+    """[win rate, return] of greedy play after every `eval_every` env steps."""
     env = make_env(cell.map_name, cell.map_params.episodes_per_update)
     learner, rates, due = Dm2(cell, env), [], cell.eval_every
     while learner.env_steps < cell.env_steps:
@@ -33,7 +37,7 @@ def curve(cell: CellConfig) -> list[float]:
             result = evaluate(
                 learner.policy, cell.map_name, 64, cell.eval_seed, greedy=True, compute=cell.compute
             )
-            rates.append(result["win_rate"])
+            rates.append([result[key] for key in WHAT])
     return rates
 
 
@@ -56,7 +60,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    curves: dict[str, list[list[float]]] = {"fused": [], "torch": []}
+    curves: dict[str, list[list[list[float]]]] = {"fused": [], "torch": []}
     for seed in args.seeds:
         for compute, runs in curves.items():
             overrides = {
@@ -66,16 +70,22 @@ def main() -> None:
             }
             config = load_config("config/config.yaml", overrides)
             runs.append(curve(cell_config(config, map_name=args.map, method="ippo", seed=seed)))
-            print(f"{args.map} seed {seed} {compute}: mean win rate {np.mean(runs[-1]):.3f}", flush=True)
-    means = {compute: [float(np.mean(run)) for run in runs] for compute, runs in curves.items()}
-    p = exact_p(means["fused"], means["torch"])
-    for compute, values in means.items():
+            said = ", ".join(
+                f"{key} {mean:.3f}" for key, mean in zip(WHAT, np.mean(runs[-1], axis=0), strict=True)
+            )
+            print(f"{args.map} seed {seed} {compute}: {said}", flush=True)
+    found: dict[str, float] = {}
+    for at, key in enumerate(WHAT):
+        means = {
+            compute: [float(np.mean(run, axis=0)[at]) for run in runs] for compute, runs in curves.items()
+        }
+        found[key] = exact_p(means["fused"], means["torch"])
+        fused, plain = (f"{np.mean(v):.3f} +- {np.std(v, ddof=1):.3f}" for v in means.values())
         print(
-            f"{args.map} {compute}: {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f} over {len(values)} runs"
+            f"{args.map} {key}: fused {fused}, torch {plain}, {len(args.seeds)} runs each, p = {found[key]:.2f}"
         )
-    print(f"{args.map}: exact permutation p = {p:.2f}")
     args.out.mkdir(parents=True, exist_ok=True)
-    result = {"map": args.map, "env_steps": args.env_steps, "seeds": args.seeds, "curves": curves, "p": p}
+    result = {"map": args.map, "env_steps": args.env_steps, "seeds": args.seeds, "curves": curves, "p": found}
     (args.out / f"curves_{args.map}.json").write_text(json.dumps(result) + "\n")
 
 
