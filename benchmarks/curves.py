@@ -22,7 +22,6 @@ from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.evaluate import evaluate
 
-
 WHAT = ("win_rate", "episode_return")
 
 
