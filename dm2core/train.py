@@ -64,7 +64,13 @@ def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | No
     """Train one cell to its end, or go on with it; Dm2Error says what went wrong."""
     torch.set_num_threads(1)  # the number of threads changes the bits
     started = time.monotonic()
-    with cell_lock(state_folder), catch_signals() as interrupt:
+    with (
+        cell_lock(state_folder, wait="SLURM_JOB_ID" in os.environ) as waited,
+        catch_signals() as interrupt,
+    ):
+        if waited and is_finished(cell, out):
+            shutil.rmtree(state_folder)
+            return
         clear(out, state_folder)
         code = provenance.code_version()  # what runs, even if the sources change meanwhile
         attempts = note_attempt(state_folder, code["dm2core_sha256"])
@@ -79,6 +85,15 @@ def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | No
         }
         finish(run, out, {"code": code, "attempts": attempts, "last_attempt": timing})
         shutil.rmtree(state_folder)
+
+
+def is_finished(cell: CellConfig, out: Path) -> bool:
+    """Its manifest is there and is this cell's."""
+    try:
+        manifest = json.loads((out / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("digest") == cell.digest()
 
 
 def clear(out: Path, state_folder: Path) -> None:

@@ -6,7 +6,6 @@ furthest behind make one iteration together, so cells that were stopped at diffe
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from contextlib import ExitStack
@@ -31,6 +30,7 @@ from dm2core.train import (
     clear,
     evaluate_run,
     finish,
+    is_finished,
     name_of,
     note_attempt,
     open_run,
@@ -49,12 +49,8 @@ class Member:
     demos: Path | None
 
     def finished(self) -> bool:
-        """Its manifest is there and is this cell's: an earlier pack, of other members perhaps, has trained it."""
-        try:
-            manifest = json.loads((self.out / "manifest.json").read_text())
-        except (OSError, ValueError):
-            return False
-        return isinstance(manifest, dict) and manifest.get("digest") == self.cell.digest()
+        """An earlier pack, of other members perhaps, has trained it."""
+        return is_finished(self.cell, self.out)
 
 
 @dataclass

@@ -74,7 +74,9 @@ class Store:
         if found is not None:
             return str(found.experiment_id)
         place = f"{self._artifacts}/{name}" if self._artifacts else None
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # else the pages open as for language models
+        kind = {
+            "mlflow.experimentKind": "custom_model_development"
+        }  # else the pages open as for language models
         return str(self.client.create_experiment(name, artifact_location=place, tags=kind))
 
     def _runs(self, experiment_id: str, name: str) -> list[Any]:

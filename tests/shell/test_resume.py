@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,39 @@ def test_one_process_per_cell(cells: Cells, tmp_path: Path) -> None:
         train_cell(cell, tmp_path / "out", tmp_path / "state", None)
     assert time.monotonic() - began < 2
     assert TryAgain("").exit_code == EXIT_AGAIN
+
+
+def test_under_a_scheduler_a_second_job_waits_and_does_not_train_again(
+    cells: Cells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An orphan goes on after its Snakemake was killed; the job of the next Snakemake queues behind it."""
+    cell, _ = cells["ippo"]
+    monkeypatch.setenv("SLURM_JOB_ID", "4")
+    code = (
+        "import sys; from pathlib import Path; from dm2core.lock import cell_lock\n"
+        "with cell_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.readline()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "state")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdin is not None and holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    train_cell(cell, tmp_path / "made", tmp_path / "elsewhere", None)
+
+    def orphan_ends() -> None:
+        shutil.copytree(tmp_path / "made", tmp_path / "out")
+        shutil.rmtree(tmp_path / "state")
+        holder.communicate("\n")
+
+    end = threading.Timer(1.5, orphan_ends)
+    end.start()
+    train_cell(cell, tmp_path / "out", tmp_path / "state", None)
+    end.join()
+    manifest = "manifest.json"
+    assert (tmp_path / "out" / manifest).read_bytes() == (tmp_path / "made" / manifest).read_bytes()
+    assert "waiting for process" in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()
 
 
 def test_the_command_gives_the_same_bits_in_a_fresh_process(
