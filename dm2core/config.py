@@ -127,6 +127,10 @@ class Panel(Strict):
     curves: Annotated[dict[str, str], Field(min_length=1)]
 
 
+# Settings of a map that a method's name can change, besides switches: dm2+imitation_coef=0.
+MAP_CHANGES = ("imitation_coef", "episodes_per_update")
+
+
 class Packs(Strict):
     """Training many cells in one process (docs/packs.md)."""
 
@@ -235,14 +239,17 @@ class Config(Strict):
         except ConfigError as error:
             raise ConfigError(f"{where}: {run}: {error}") from None
 
-    def changed(self, method: str) -> tuple[Switches, float | None]:
-        """Switches, and imitation coefficient if it is one, under the single changes of a method's name."""
+    def changed(self, method: str) -> tuple[Switches, dict[str, float]]:
+        """Switches, and settings of the map, under the single changes of a method's name."""
         changes = {key: parse_yaml(text) for key, text in split_method(method)[1].items()}
-        coef = changes.pop("imitation_coef", None)
-        if coef is not None and (isinstance(coef, bool) or not isinstance(coef, int | float) or coef < 0):
-            raise ConfigError(f"method: {method}: imitation_coef must be a number >= 0")
+        params = {key: changes.pop(key) for key in MAP_CHANGES if key in changes}
+        for key, value in params.items():
+            kind = int if key == "episodes_per_update" else int | float
+            if isinstance(value, bool) or not isinstance(value, kind) or value < (kind is int):
+                what = "an integer >= 1" if kind is int else "a number >= 0"
+                raise ConfigError(f"method: {method}: {key} must be {what}")
         merged = self.resolved_switches().model_dump() | changes
-        return validated(Switches, merged, f"method: {method}"), None if coef is None else float(coef)
+        return validated(Switches, merged, f"method: {method}"), params
 
     def map_params(self, map_name: str) -> MapParams:
         """Settings of one map; ConfigError if the map has none."""
@@ -358,10 +365,11 @@ def cell_config(
         raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
     base = _check_method(method, demos)
     kind = METHODS[base]
-    switches, coef = config.changed(method)
+    switches, changes = config.changed(method)
     params = config.map_params(map_name).model_dump()
-    if coef is not None or kind.reward != "mixed":
-        params["imitation_coef"] = coef or 0.0
+    if kind.reward != "mixed":
+        params["imitation_coef"] = 0.0
+    params |= changes
     fields = {
         "map_name": map_name,
         "map_sha256": user_map_sha256(map_name),

@@ -16,12 +16,15 @@ COLUMNS = ["map", "seed", "env_steps", "win_rate", "episode_return", "episode_le
 SMOOTHING = 5  # evaluations; the paper's summary smooths with as many
 
 
-def calibration_cells(config: Config, map_name: str) -> list[Cell]:
+PAPER_BUFFER = "ippo+episodes_per_update=1024"  # what the paper's Table 1 says for every map (D19)
+
+
+def calibration_cells(config: Config, map_name: str, method: str = "ippo") -> list[Cell]:
     """The IPPO cells of one map, one per calibration seed."""
-    return [Cell(map_name, "ippo", "none", seed) for seed in config.calibration.seeds]
+    return [Cell(map_name, method, "none", seed) for seed in config.calibration.seeds]
 
 
-def collect(config: Config, map_name: str, *, running: bool = False) -> pd.DataFrame:
+def collect(config: Config, map_name: str, *, method: str = "ippo", running: bool = False) -> pd.DataFrame:
     """Every evaluation of the map's IPPO cells [COLUMNS]; ResultsError unless all are finished, in `authors`.
 
     With `running`, a cell that has not finished is read as far as it is; the page says how far that was.
@@ -31,7 +34,7 @@ def collect(config: Config, map_name: str, *, running: bool = False) -> pd.DataF
             "calibration: compares with released code, so profile must be authors, without switches"
         )
     runs = []
-    for cell in calibration_cells(config, map_name):
+    for cell in calibration_cells(config, map_name, method):
         log = Path(config.results) / "state" / "cells" / cell.path / "metrics.jsonl"
         if running and log.is_file():
             rows = _read_log(log)

@@ -214,9 +214,15 @@ def _ippo(tables: Path, facts: dict[str, Any], curves: Path) -> tuple[str, str]:
                 f"{c.timeouts:.2f}",
             ]
         )
+        other = tables / f"ippo1024_{name}.csv"
+        if other.exists():
+            row, extra = _paper_buffer(name, pd.read_csv(other), first[1])
+            rows.append(row)
+        else:
+            extra = ""
         seeds = "" if c.seeds > 1 else " One seed, so its spread is unknown."
         ends = _ends(ours, c.final, float(theirs["final_win_rate_last1M"])) if c.env_steps > 9.5e6 else ""
-        sentences.append(f"- {name}: {_compared(c.first_05, first[1], c.env_steps)}{ends}{seeds}\n")
+        sentences.append(f"- {name}: {_compared(c.first_05, first[1], c.env_steps)}{ends}{extra}{seeds}\n")
         curve_paper = drawn[drawn["map"] == short].set_index("env_steps")["win_rate_ma5"]
         for who, values in (
             ("paper", [float(curve_paper[mark]) for mark in MARKS]),
@@ -234,6 +240,16 @@ def _ippo(tables: Path, facts: dict[str, Any], curves: Path) -> tuple[str, str]:
     )
     total = len(facts["paper_maps"])
     return "\n".join(parts), f"IPPO beside the paper's IPPO: {run} of {total} maps run so far (section 3)."
+
+
+def _paper_buffer(name: str, ours: pd.DataFrame, theirs: float) -> tuple[list[str], str]:
+    """Row and sentence of our runs with 1,024 battles an iteration, as the paper's table has it (D19)."""
+    c = curve(ours)
+    mine = [_million(value, c.env_steps) for value in (c.first_02, c.first_05)]
+    row = [name, "ours, 1,024 battles an iteration", str(c.seeds), f"{c.env_steps / 1e6:.1f}M", *mine]
+    compared = _compared(c.first_05, theirs, c.env_steps)
+    said = f" With the 1,024 battles an iteration of the paper's table (D19) {compared} It ends at {c.final:.2f}."
+    return [*row, f"{c.final:.2f}", f"{c.timeouts:.2f}"], said
 
 
 def _million(value: float | None, run: int | None = None) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from dm2core.analysis import grid
-from dm2core.analysis.calibration import calibration_cells
+from dm2core.analysis.calibration import PAPER_BUFFER, calibration_cells
 from dm2core.config import DEMOS_ID, FIGURES, ConfigError, dump_config, load_config
 
 # One thread per cell: the thread count is part of a result, and cells are what runs side by side.
@@ -235,9 +235,20 @@ def calibration_digest(wildcards):
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+def buffer_metrics(wildcards):
+    """The same with the buffer that the paper names."""
+    return cell_files("metrics.parquet", calibration_cells(CONFIG, wildcards.map, PAPER_BUFFER))
+
+
+def buffer_digest(wildcards):
+    chosen = calibration_cells(CONFIG, wildcards.map, PAPER_BUFFER)
+    parts = [or_workflow_error(grid.cell_digest, CONFIG, cell) for cell in chosen]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
 def calibrated_digest(wildcards):
     """Hash of the calibration tables there are."""
-    parts = [Path(path).read_bytes() for path in sorted(glob.glob("results/reference/simulator/ippo_*.csv"))]
+    parts = [Path(path).read_bytes() for path in sorted(glob.glob("results/reference/simulator/ippo*.csv"))]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 

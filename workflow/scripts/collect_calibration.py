@@ -17,12 +17,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--map", required=True, dest="map_name")
     parser.add_argument("--out", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--method", default="ippo", help="or ippo+episodes_per_update=1024")
     parser.add_argument(
         "--running", action="store_true", help="take cells that still train as far as they are"
     )
     args = parser.parse_args(argv)
     try:
-        table = collect(load_config(args.config), args.map_name, running=args.running)
+        table = collect(load_config(args.config), args.map_name, method=args.method, running=args.running)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
