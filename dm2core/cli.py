@@ -21,7 +21,7 @@ from dm2core.config import (
     load_config,
     parse_demos_id,
 )
-from dm2core.errors import EXIT_AGAIN, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
+from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
 from dm2core.strict import parse_yaml
 
 
@@ -148,6 +148,10 @@ def _parser() -> argparse.ArgumentParser:
     track.add_argument("--live", action="store_true", help="follow running cells until interrupted")
     track.add_argument("--every", type=float, default=30.0, help="seconds between two looks of --live")
     track.set_defaults(run=_track)
+
+    verify = commands.add_parser("verify", help="check finished results by their manifests' SHA-256")
+    verify.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="default: results and figures")
+    verify.set_defaults(run=_verify)
 
     encoding = commands.add_parser("check-encoding", help="replay traces of SMAC's encoder")
     encoding.add_argument("files", nargs="+")
@@ -359,6 +363,15 @@ def _track(args: argparse.Namespace) -> None:
     print(f"MLflow at {store.uri}: {imported} runs imported, {kept} there already")
     if args.live:
         follow(store, config, args.every)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from dm2core.verify import report
+
+    there = [path for path in (Path("results"), Path("figures")) if path.exists()]
+    if not (args.paths or there):
+        raise ConfigError("verify: no results or figures here; give a path")
+    return 0 if report(args.paths or there) else EXIT_DATA
 
 
 def _check_encoding(args: argparse.Namespace) -> int:

@@ -33,11 +33,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dm2core.checkpoint import load_tensors, read_file, write_atomic
-from dm2core.config import Config, DemoSet, parse_demos_id
+from dm2core.config import Config, DemoSet, dump_config, parse_demos_id
 from dm2core.demonstrations import FIELDS, AgentDemos
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
+from dm2core.manifest import Job
 from dm2core.methods import METHODS
 from dm2core.nets import Actor, Policy, mix_agents
 from dm2core.policies import load_policy
@@ -94,8 +95,11 @@ def load_expert(folder: Path, map_name: str, demos: DemoSet) -> Expert:
 
 
 def make_demos(config: Config, map_name: str, demos_id: str, folders: Sequence[Path], out: Path) -> None:
-    """Sample one demonstration set into `out`: demos.npz, card.json, card.md (the card last)."""
+    """Sample one demonstration set into `out`: demos.npz, card.md, card.json and their manifest, which is last."""
     sampling = Sampling(config, map_name, parse_demos_id(demos_id))
+    text = dump_config(config).encode()
+    files = [folder / "checkpoints.safetensors" for folder in folders]
+    job = Job("demonstrations", hashlib.sha256(text).hexdigest(), files)
     teams = _teams(sampling, demos_id, folders)
     strangers = None
     if not sampling.demos.joint and sampling.demos.concurrent:
@@ -108,6 +112,7 @@ def make_demos(config: Config, map_name: str, demos_id: str, folders: Sequence[P
     write_atomic(out / "demos.npz", data)
     write_atomic(out / "card.md", _card_text(card).encode())
     write_atomic(out / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+    job.finish(out / "manifest.json", [out / name for name in ("demos.npz", "card.json", "card.md")])
 
 
 @dataclass(frozen=True)

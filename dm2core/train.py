@@ -42,6 +42,7 @@ from dm2core.interrupt import catch_signals
 from dm2core.learner import Learner
 from dm2core.learners import open_learner
 from dm2core.lock import cell_lock
+from dm2core.manifest import NO_SEAL, seal
 from dm2core.memory import trim
 from dm2core.metrics import MetricLog, write_parquet
 from dm2core.nets import Actor
@@ -83,7 +84,8 @@ def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | No
             "wall_s": round(spent, 3),
             "env_steps_per_s": round((run.learner.env_steps - first) / spent, 1),
         }
-        finish(run, out, {"code": code, "attempts": attempts, "last_attempt": timing})
+        about = {"code": code, "attempts": attempts, "last_attempt": timing}
+        finish(run, out, about | {"inputs": inputs_of(cell, out, demos)})
         shutil.rmtree(state_folder)
 
 
@@ -94,6 +96,13 @@ def is_finished(cell: CellConfig, out: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and manifest.get("digest") == cell.digest()
+
+
+def inputs_of(cell: CellConfig, out: Path, demos: Path | None) -> dict[str, str]:
+    """The demonstration file, relative to the cell, with the SHA-256 under which it was loaded."""
+    if demos is None:
+        return {}
+    return {os.path.relpath(demos / "demos.npz", out): cell.demos_sha256}
 
 
 def clear(out: Path, state_folder: Path) -> None:
@@ -204,8 +213,9 @@ def finish(run: Run, out: Path, about: dict[str, Any]) -> None:
         "numerics": provenance.numerics_key(),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         **about,
+        "seal": NO_SEAL,
     }
-    write_atomic(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+    write_atomic(out / "manifest.json", seal((json.dumps(manifest, indent=2) + "\n").encode()))
 
 
 def note_attempt(folder: Path, code: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,17 @@ def collect_scores(config: Config, map_name: str) -> pd.DataFrame:
             f"{map_name}: not a map of the figure; there are: {', '.join(config.demo_ablation.maps)}"
         )
     return pd.concat(runs, ignore_index=True)[SCORE_COLUMNS]
+
+
+def files_of(config: Config, chosen: Iterable[Cell]) -> list[Path]:
+    """What a table of these cells is made of: their metrics and manifests, and the cards of their demonstrations."""
+    results, chosen = Path(config.results), list(chosen)
+    names = ("metrics.parquet", "manifest.json")
+    cards = dict.fromkeys((cell.map_name, cell.demos) for cell in chosen if cell.demos != "none")
+    return [
+        *(results / "cells" / cell.path / name for cell in chosen for name in names),
+        *(results / "demos" / map_name / demos / "card.json" for map_name, demos in cards),
+    ]
 
 
 def load_cell(config: Config, cell: Cell) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from dm2core.train import (
     clear,
     evaluate_run,
     finish,
+    inputs_of,
     is_finished,
     name_of,
     note_attempt,
@@ -113,6 +114,7 @@ def _start(member: Member, stack: ExitStack, device: torch.device, poll) -> _Run
     about: dict[str, Any] = {
         "code": code,
         "attempts": attempts,
+        "inputs": inputs_of(member.cell, member.out, member.demos),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "numerics": provenance.numerics_key() | {"device": where},
     }

@@ -102,9 +102,11 @@ class Cluster:
         (LINKED.parent / "gres.conf").unlink(missing_ok=True)
         (LINKED.parent / "gres.conf").symlink_to(self.folder / "gres.conf")
         at = self.folder
-        self.call("munged", "--force", "--num-threads=2", f"--key-file={key}",
-                  f"--socket={at}/munge.socket",
-                  f"--pid-file={at}/munged.pid", f"--log-file={at}/munged.log", f"--seed-file={at}/munge.seed")  # fmt: skip
+        files = [
+            f"--{option}={at}/munged.{end}" for option, end in (("pid-file", "pid"), ("log-file", "log"))
+        ]
+        files += [f"--key-file={key}", f"--socket={at}/munge.socket", f"--seed-file={at}/munge.seed"]
+        self.call("munged", "--force", "--num-threads=2", *files)
         self.call("slurmctld")
         self.start_node()
 

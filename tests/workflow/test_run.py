@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 
 from dm2core.analysis.grid import VARIANTS
 from dm2core.config import load_config
+from dm2core.verify import verify
 
 from .conftest import ROOT, SMOKE, Outcome, snakemake
 
@@ -34,7 +36,7 @@ def test_figure_shows_every_condition_and_the_demonstrators(smoke: Path) -> None
     assert set(lines["condition"]) == {"joint-concurrent", "indep-concurrent"}
     assert drawn["win_rate"].between(0, 1).all()
     assert drawn["env_steps"].max() >= 3_000
-    assert {path.suffix for path in (smoke / "figures").iterdir()} == {".pdf", ".png", ".csv"}
+    assert {path.suffix for path in (smoke / "figures").iterdir()} == {".pdf", ".png", ".csv", ".json"}
 
 
 def test_second_call_has_nothing_to_do(smoke: Path) -> None:
@@ -155,3 +157,22 @@ def test_unsafe_loaders_are_found(tmp_path: Path) -> None:
     ]
     (tmp_path / "bad.py").write_text("\n".join(lines))
     assert len(script("ban_unsafe").offences(tmp_path / "bad.py")) == len(lines)
+
+
+def test_a_finished_run_verifies_and_one_flipped_byte_names_all_that_was_made_from_it(
+    smoke: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(smoke, tmp_path / "copy")
+    roots = [tmp_path / "copy" / name for name in ("results", "figures")]
+    found = verify(roots)
+    assert found.damaged == {} and found.checked > 50
+    path = next(roots[0].glob("**/demos/3m/ippo-q50_joint-concurrent/demos.npz"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    found = verify(roots)
+    assert set(found.damaged) == {path.resolve()}
+    downstream = {name.as_posix() for name in found.downstream}
+    for end in ("seed112358/policy.safetensors", "tables/3m.parquet", "figures/demo_ablation.pdf"):
+        assert any(name.endswith(end) for name in downstream), end
+    assert not any("/ippo/none/" in name for name in downstream)

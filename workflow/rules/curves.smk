@@ -15,6 +15,7 @@ rule collect_figure:
         parquet=f"{RESULTS}/tables/figures/{{figure}}.parquet",
         csv=f"{RESULTS}/tables/figures/{{figure}}.csv",
         demonstrators=f"{RESULTS}/tables/figures/{{figure}}_demonstrators.csv",
+        manifest=f"{RESULTS}/tables/figures/{{figure}}.manifest.json",
     log:
         f"{RESULTS}/logs/collect_figure/{{figure}}.log",
     benchmark:
@@ -39,6 +40,7 @@ rule plot_figure:
         tables=[
             f"{RESULTS}/tables/figures/{{figure}}.parquet",
             f"{RESULTS}/tables/figures/{{figure}}_demonstrators.csv",
+            f"{RESULTS}/tables/figures/{{figure}}.manifest.json",
         ],
         script=f"{SCRIPTS}/plot_figure.py",
         code=[f"{ANALYSIS}/{name}.py" for name in ("figures", "curve_figures", "switchboard")],
@@ -47,6 +49,7 @@ rule plot_figure:
         pdf=report("figures/{figure}.pdf", caption="../report/figure.rst", category="{figure}"),
         png=report("figures/{figure}.png", caption="../report/figure.rst", category="{figure}"),
         csv=report("figures/{figure}.csv", caption="../report/figure.rst", category="{figure}"),
+        manifest="figures/{figure}.manifest.json",
     log:
         f"{RESULTS}/logs/plot_figure/{{figure}}.log",
     benchmark:

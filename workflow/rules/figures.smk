@@ -6,6 +6,7 @@ rule plot_demo_ablation:
     input:
         tables=[f"{RESULTS}/tables/{name}.parquet" for name in CONFIG.demo_ablation.maps],
         demonstrators=[f"{RESULTS}/tables/{name}_demonstrators.csv" for name in CONFIG.demo_ablation.maps],
+        manifests=[f"{RESULTS}/tables/{name}.manifest.json" for name in CONFIG.demo_ablation.maps],
         script=f"{SCRIPTS}/plot_demo_ablation.py",
         code=f"{ANALYSIS}/figures.py",
     output:
@@ -24,6 +25,7 @@ rule plot_demo_ablation:
             caption="../report/demo_ablation_data.rst",
             category="Demonstration ablation",
         ),
+        manifest="figures/demo_ablation.manifest.json",
     log:
         f"{RESULTS}/logs/plot_demo_ablation.log",
     benchmark:

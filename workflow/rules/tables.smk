@@ -13,6 +13,7 @@ rule collect_scores:
         parquet=f"{RESULTS}/tables/{{map}}.parquet",
         csv=f"{RESULTS}/tables/{{map}}.csv",
         demonstrators=f"{RESULTS}/tables/{{map}}_demonstrators.csv",
+        manifest=f"{RESULTS}/tables/{{map}}.manifest.json",
     log:
         f"{RESULTS}/logs/collect_scores/{{map}}.log",
     benchmark:

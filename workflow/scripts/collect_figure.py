@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dm2core.analysis.curve_figures import collect_figure, collect_teams
-from dm2core.analysis.scores import ResultsError
+from dm2core.analysis.grid import figure_cells
+from dm2core.analysis.scores import ResultsError, files_of
 from dm2core.config import ConfigError, load_config
+from dm2core.errors import DataError
+from dm2core.manifest import Job, hash_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,17 +23,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config = load_config(args.config)
+        job = Job("table", hash_file(args.config), files_of(config, figure_cells(config, args.figure)))
         scores, teams = collect_figure(config, args.figure), collect_teams(config, args.figure)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except ResultsError as error:
+    except (ResultsError, DataError) as error:
         print(error, file=sys.stderr)
         return 65
     args.out.mkdir(parents=True, exist_ok=True)
-    scores.to_parquet(args.out / f"{args.figure}.parquet", index=False)
-    scores.to_csv(args.out / f"{args.figure}.csv", index=False, lineterminator="\n")
-    teams.to_csv(args.out / f"{args.figure}_demonstrators.csv", index=False, lineterminator="\n")
+    made = [args.out / f"{args.figure}{end}" for end in (".parquet", ".csv", "_demonstrators.csv")]
+    scores.to_parquet(made[0], index=False)
+    scores.to_csv(made[1], index=False, lineterminator="\n")
+    teams.to_csv(made[2], index=False, lineterminator="\n")
+    job.finish(args.out / f"{args.figure}.manifest.json", made)
     return 0
 
 

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dm2core.analysis.scores import ResultsError, collect_demonstrators, collect_scores
+from dm2core.analysis.grid import cells
+from dm2core.analysis.scores import ResultsError, collect_demonstrators, collect_scores, files_of
 from dm2core.config import ConfigError, load_config
+from dm2core.errors import DataError
+from dm2core.manifest import Job, hash_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,18 +22,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config = load_config(args.config)
+        used = files_of(config, [cell for cell in cells(config) if cell.map_name == args.map_name])
+        job = Job("table", hash_file(args.config), used)
         scores = collect_scores(config, args.map_name)
         teams = collect_demonstrators(config, args.map_name)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except ResultsError as error:
+    except (ResultsError, DataError) as error:
         print(error, file=sys.stderr)
         return 65
     args.out.mkdir(parents=True, exist_ok=True)
-    scores.to_parquet(args.out / f"{args.map_name}.parquet", index=False)
-    scores.to_csv(args.out / f"{args.map_name}.csv", index=False, lineterminator="\n")
-    teams.to_csv(args.out / f"{args.map_name}_demonstrators.csv", index=False, lineterminator="\n")
+    made = [args.out / f"{args.map_name}{end}" for end in (".parquet", ".csv", "_demonstrators.csv")]
+    scores.to_parquet(made[0], index=False)
+    scores.to_csv(made[1], index=False, lineterminator="\n")
+    teams.to_csv(made[2], index=False, lineterminator="\n")
+    job.finish(args.out / f"{args.map_name}.manifest.json", made)
     return 0
 
 

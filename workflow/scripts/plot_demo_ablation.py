@@ -11,6 +11,8 @@ import pandas as pd
 
 from dm2core.analysis.figures import NOTES, paper_curves, plot_demo_ablation
 from dm2core.config import ConfigError, load_config
+from dm2core.errors import DataError
+from dm2core.manifest import Job, hash_file
 
 PAPER = Path(__file__).resolve().parents[2] / "resources" / "paper_curves"
 
@@ -27,14 +29,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     maps, expert = config.demo_ablation.maps, config.demo_ablation.expert
+    ends = (".parquet", "_demonstrators.csv", ".manifest.json")
     try:
+        job = Job(
+            "figure", hash_file(args.config), [args.tables / f"{name}{end}" for name in maps for end in ends]
+        )
         scores = pd.concat([pd.read_parquet(args.tables / f"{name}.parquet") for name in maps])
         teams = pd.concat([pd.read_csv(args.tables / f"{name}_demonstrators.csv") for name in maps])
-    except OSError as error:
-        print(f"{error.filename or args.tables}: cannot be read; run: snakemake", file=sys.stderr)
+    except DataError as error:
+        print(f"{error}; run: snakemake", file=sys.stderr)
         return 65
     beside = paper_curves(PAPER, expert) if config.scale == "paper" else None
     plot_demo_ablation(scores, teams, args.out, note=NOTES[config.scale], paper=beside)
+    made = [args.out / f"demo_ablation.{end}" for end in ("pdf", "png", "csv")]
+    job.finish(args.out / "demo_ablation.manifest.json", made)
     return 0
 
 

@@ -13,6 +13,8 @@ from dm2core.analysis.curve_figures import paper_curves, plot_curves
 from dm2core.analysis.figures import NOTES
 from dm2core.analysis.switchboard import plot_switchboard
 from dm2core.config import ConfigError, load_config
+from dm2core.errors import DataError
+from dm2core.manifest import Job, hash_file
 
 PAPER = Path(__file__).resolve().parents[2] / "resources" / "paper_curves"
 
@@ -29,11 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    used = [
+        args.tables / f"{args.figure}{end}" for end in (".parquet", "_demonstrators.csv", ".manifest.json")
+    ]
     try:
+        job = Job("figure", hash_file(args.config), used)
         scores = pd.read_parquet(args.tables / f"{args.figure}.parquet")
         teams = pd.read_csv(args.tables / f"{args.figure}_demonstrators.csv")
-    except OSError as error:
-        print(f"{error.filename or args.tables}: cannot be read; run: snakemake", file=sys.stderr)
+    except DataError as error:
+        print(f"{error}; run: snakemake", file=sys.stderr)
         return 65
     note = NOTES[config.scale]
     if args.figure == "switchboard":
@@ -41,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         beside = paper_curves(config, args.figure, PAPER)
         plot_curves(args.figure, scores, teams, args.out, note=note, paper=beside)
+    made = [args.out / f"{args.figure}.{end}" for end in ("pdf", "png", "csv")]
+    job.finish(args.out / f"{args.figure}.manifest.json", made)
     return 0
 
 
