@@ -102,7 +102,7 @@ def test_resolved_config_is_kept_under_its_own_hash(smoke: Path) -> None:
 
 
 def test_manifests_name_their_digest_and_one_thread(smoke: Path) -> None:
-    manifests = list((smoke / "results" / "smoke").rglob("manifest.json"))
+    manifests = list((smoke / "results" / "smoke").rglob("seed*/manifest.json"))
     digests = {json.loads(path.read_text())["digest"] for path in manifests}
     assert len(manifests) == len(digests) == 8
 
@@ -124,6 +124,8 @@ def test_scripts_run_without_snakemake_and_draw_the_same_bytes(smoke: Path, tmp_
         (results / "tables", tmp_path / "tables"),
     ):
         for path in first.iterdir():
+            if path.name.endswith(".manifest.json"):  # says when
+                continue
             assert path.read_bytes() == (second / path.name).read_bytes(), path.name
 
 
