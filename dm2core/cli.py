@@ -111,6 +111,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--sampled", action="store_true", help="sample actions instead of taking the likeliest"
     )
+    evaluate.add_argument(
+        "--env",
+        choices=("embedded", "sim", "smac"),
+        help="where to play: the simulator (embedded or sim, the default) or StarCraft II (smac)",
+    )
+    evaluate.add_argument("--games", type=int, help="games of StarCraft II side by side")
+    evaluate.add_argument(
+        "--out", type=Path, help="JSON file of the result; with --env: in results/transfer, if not given"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     replay = commands.add_parser("replay", help="draw a battle: an animated GIF and a strip of moments")
@@ -223,6 +232,7 @@ def _train(args: argparse.Namespace) -> None:
         "expert": args.expert,
     }
     cell_config(config, **common, demos=demos_id)  # complain before torch is imported
+    _require_game(config, args.map)
     if args.demos is not None:
         from dm2core.demonstrations import load_demos
 
@@ -271,12 +281,21 @@ def _demos(args: argparse.Namespace) -> None:
     config = _config(args)
     parse_demos_id(args.id)
     config.map_params(args.map)
+    _require_game(config, args.map)
     import torch
 
     from dm2core.demos import make_demos
 
     torch.set_num_threads(1)
     make_demos(config, args.map, args.id, args.experts, args.out)
+
+
+def _require_game(config: Config, map_name: str) -> None:
+    """ServiceError if the configuration asks for a game that is not there."""
+    if config.games is not None:
+        from dm2core.env.smac.preflight import require
+
+        require(map_name)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -288,9 +307,19 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise ConfigError(f"map: unknown map {args.map!r}; known: {', '.join(known_maps())}")
     if args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: must be at least 1")
+    if args.games is not None and (args.games < 1 or args.env != "smac"):
+        raise ConfigError(f"--games {args.games}: at least 1, and only with --env smac")
+    smac = None
+    if args.env == "smac":
+        from dm2core.env.smac.preflight import require
+        from dm2core.env.smac.settings import DEFAULTS
+
+        require(args.map or "3m")  # before torch is imported
+        smac = DEFAULTS.model_copy(update={"games": args.games or DEFAULTS.games})
     import torch
 
-    from dm2core.env.vector import make_env
+    from dm2core import transfer
+    from dm2core.env.vector import map_spec
     from dm2core.evaluate import evaluate
     from dm2core.replay import policy_map, read_policy
     from dm2core.rollout import compute_for
@@ -299,11 +328,22 @@ def _evaluate(args: argparse.Namespace) -> None:
     map_name = args.map or policy_map(args.policy)
     if map_name not in known_maps():
         raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
-    policy = read_policy(args.policy, make_env(map_name, 1).spec)
+    record = transfer.Record(args.policy, map_name, "embedded" if smac is None else "smac")
+    policy = read_policy(args.policy, map_spec(map_name))
     compute = compute_for(policy)
-    result = evaluate(policy, map_name, args.episodes, args.seed, greedy=not args.sampled, compute=compute)
+    result = evaluate(
+        policy, map_name, args.episodes, args.seed, greedy=not args.sampled, compute=compute, smac=smac
+    )
     for key, value in result.items():
-        print(f"{key:<16}{value:.4f}")
+        print(f"{key:<20}{value:.4f}")
+    if args.env is not None or args.out is not None:
+        played = {
+            "episodes": args.episodes,
+            "seed": args.seed,
+            "greedy": not args.sampled,
+            "compute": compute,
+        }
+        print(f"{'result':<20}{record.finish(args.out, played, result)}")
 
 
 def _replay(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Configuration: one strict, frozen model per component. YAML holds the values, this file holds the rules.
 
-Resolution order, later wins: config/config.yaml, config/scale/{scale}.yaml beside it, overrides (command line).
+Resolution order, later wins: config/config.yaml, beside it config/scale/{scale}.yaml and config/env/{env}.yaml,
+overrides (command line). An env's file may name the scale.
 Nothing here imports torch, so that a bad key is reported in a moment.
 """
 
@@ -19,6 +20,7 @@ from pydantic import Field, model_validator
 
 from dm2core import RESULTS_VERSION
 from dm2core.env.scenario import add_maps, known_maps, load_scenario, user_map_sha256
+from dm2core.env.smac.settings import Smac
 from dm2core.methods import METHODS, split_method, split_run
 from dm2core.qmix.settings import Qmix
 from dm2core.rmappo.settings import Rmappo, RmappoMap
@@ -34,6 +36,7 @@ FIGURES = (
     "state_action",
     "switchboard",
 )
+Env = Literal["embedded", "smac"]
 Compute = Literal["fused", "torch"]  # compiled kernels, or torch
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -156,7 +159,7 @@ class Config(Strict):
     """The whole protocol."""
 
     scale: Literal["smoke", "quick", "paper"]
-    env: Literal["embedded"]
+    env: Env
     maps_file: str  # unit types and maps of one's own; "" for none
     results: str
     profile: str
@@ -179,6 +182,7 @@ class Config(Strict):
     demo_ablation: Ablation
     figures: dict[str, list[Panel]]
     calibration: Calibration
+    smac: Smac
     packs: Packs
     mlflow: Mlflow
 
@@ -219,7 +223,16 @@ class Config(Strict):
                 for run in panel.curves:
                     self._check_run(f"figures.{figure}", panel.map, run)
         self.resolved_compute()
+        if self.env == "smac" and self.packs.cells:
+            raise ConfigError(
+                "packs.cells: packs fight in the simulator only; set packs.cells=0 for env smac"
+            )
         return self
+
+    @property
+    def games(self) -> Smac | None:
+        """How the real game is run, None for the simulator: what `make_env` takes."""
+        return self.smac if self.env == "smac" else None
 
     def _check_run(self, where: str, map_name: str, run: str) -> None:
         method, demos = split_run(run)
@@ -282,7 +295,7 @@ class CellConfig(Strict):
 
     map_name: str
     map_sha256: str = ""  # of the data of a map of one's own, "" for a shipped map
-    env: Literal["embedded"]
+    env: Env
     method: str
     demos: str  # id of the demonstration set, "none" for methods without one
     demos_sha256: str  # of the demonstration file, "" without one
@@ -304,6 +317,7 @@ class CellConfig(Strict):
     qmix: Qmix | None = None
     rmappo: Rmappo | None = None
     results_version: int
+    smac: Smac | None = None  # how the real game is run, None in the simulator; decides no number
 
     @property
     def form(self) -> Compute:
@@ -318,6 +332,7 @@ class CellConfig(Strict):
                 del fields[name]
         for name in _UNREAD[METHODS[self.method].family]:
             del fields[name]
+        del fields["smac"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -394,6 +409,7 @@ def cell_config(
         "rmappo": _rmappo(config.rmappo, map_name, params) if kind.family == "rmappo" else None,
         "own_episodes": config.own_episodes if kind.learns_from == "self" else None,
         "results_version": RESULTS_VERSION,
+        "smac": None if config.games is None else config.games.model_dump(),
     }
     return validated(CellConfig, fields, "cell")
 
@@ -454,13 +470,16 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     path = Path(path)
     overrides = dict(overrides or {})
     base = read_yaml(path, "; the shipped one is config/config.yaml")
-    scale = overrides.get("scale", base.get("scale"))
+    env_file = path.parent / "env" / f"{overrides.get('env', base.get('env'))}.yaml"
+    of_env = read_yaml(env_file) if env_file.is_file() else {}
+    scale = overrides.get("scale", of_env.get("scale", base.get("scale")))
     folder = path.parent / "scale"
     if folder.is_dir() and "scale" in base:
         known = sorted(p.stem for p in folder.glob("*.yaml"))
         if scale not in known:
             raise ConfigError(f"scale: {unknown('scale', str(scale), known)}")
         base = _merge(base, read_yaml(folder / f"{scale}.yaml"))
+    base = _merge(base, of_env)
     merged = _merge(base, overrides)
     maps_file = merged.get("maps_file")
     if isinstance(maps_file, str) and maps_file:

@@ -35,7 +35,7 @@ from torch import Tensor
 from dm2core.checkpoint import load_tensors, read_file, write_atomic
 from dm2core.config import Config, DemoSet, dump_config, parse_demos_id
 from dm2core.demonstrations import FIELDS, AgentDemos
-from dm2core.env.vector import make_env
+from dm2core.env.vector import make_env, map_spec
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
 from dm2core.manifest import Job
@@ -135,7 +135,7 @@ class Sampling:
 def _teams(sampling: Sampling, demos_id: str, folders: Sequence[Path]) -> list[Expert]:
     """The expert teams of a set, checked; for random play one whose actions are all equally likely."""
     map_name, demos = sampling.map_name, sampling.demos
-    spec = make_env(map_name, 1).spec
+    spec = map_spec(map_name)
     if demos.expert == "random":
         size = sampling.config.ppo.hidden_size
         actor = Actor(spec.n_agents, spec.obs_size + spec.n_actions + spec.n_agents, spec.n_actions, size)
@@ -155,7 +155,7 @@ def _sample(
 ) -> list[AgentDemos]:
     """Each agent's episodes, as the table above says; one block of battles is in memory at a time."""
     count, demos = sampling.config.demos.episodes, sampling.demos
-    n_agents = make_env(sampling.map_name, 1).spec.n_agents
+    n_agents = map_spec(sampling.map_name).n_agents
     if demos.concurrent:
         tensors, role = teams[0].tensors, f"demos/team{teams[0].seed}"
         if strangers is not None:
@@ -195,7 +195,7 @@ def _play(sampling: Sampling, tensors: dict[str, Tensor], role: str, first: int,
     for at in range(first, first + count, BATTLES):
         size = min(BATTLES, first + count - at)
         rollout = collect(
-            make_env(sampling.map_name, size),
+            make_env(sampling.map_name, size, sampling.config.games),
             policy,
             None,
             battle_keys(seed, role, at, size),
@@ -244,6 +244,7 @@ def _rates(sampling: Sampling, tensors: dict[str, Tensor]) -> dict[str, float]:
             epsilon=epsilon,
             role="card",
             compute=sampling.compute(policy),
+            smac=config.games,
         )
 
     played = rate(greedy=sampling.greedy, epsilon=sampling.demos.epsilon)

@@ -205,4 +205,5 @@ def _rollout_metrics(rollout: Rollout, batch: Batch) -> dict[str, float]:
         "train/episode_length": float(rollout.lengths.double().mean()),
         "train/win_rate": float(rollout.won.double().mean()),
         "train/explained_variance": explained_variance(batch.raw_advantages, batch.value_targets),
+        **{f"train/{key}": value for key, value in rollout.faults.items()},
     }

@@ -35,7 +35,8 @@ from dm2core.checkpoint import (
 )
 from dm2core.config import CellConfig
 from dm2core.demonstrations import load_demos
-from dm2core.env.vector import make_env
+from dm2core.env.smac.vector import game_info
+from dm2core.env.vector import map_spec
 from dm2core.errors import DataError, NumericError
 from dm2core.evaluate import evaluate
 from dm2core.interrupt import catch_signals
@@ -116,7 +117,7 @@ def clear(out: Path, state_folder: Path) -> None:
 
 
 def open_run(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[], None]) -> Run:
-    loaded = None if demos is None else load_demos(demos, cell, make_env(cell.map_name, 1).spec)
+    loaded = None if demos is None else load_demos(demos, cell, map_spec(cell.map_name))
     learner = open_learner(cell, loaded)
     saved = load_checkpoint(folder, cell.digest())
     if saved is None:
@@ -167,6 +168,7 @@ def evaluate_run(run: Run, progress: CellProgress) -> None:
             greedy=greedy,
             compute=cell.form if isinstance(learner.policy, Actor) else "torch",
             poll=run.poll,
+            smac=cell.smac,
         )
         return rates
 
@@ -212,6 +214,7 @@ def finish(run: Run, out: Path, about: dict[str, Any]) -> None:
         "packages": provenance.package_versions(),
         "numerics": provenance.numerics_key(),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **({"game": game_info()} if cell.smac is not None else {}),
         **about,
         "seal": NO_SEAL,
     }

@@ -47,6 +47,7 @@ NOTES = {
     "quick": "scale quick: reduced budgets on the embedded simulator",
     "paper": "",
 }
+GAME_NOTES = {**NOTES, "quick": "scale quick: reduced budgets; StarCraft II", "paper": "StarCraft II"}
 CURVE_COLUMNS = ["map", "series", "condition", "seed", "n", "env_steps", "win_rate", "sd"]
 
 

@@ -139,7 +139,8 @@ def demos_digest(config: Config, map_name: str, demos_id: str) -> str:
     """Digest of a demonstration set before it exists: its experts, its settings and its id."""
     method = parse_demos_id(demos_id).expert
     if method == "random":
-        return _digest([demos_id, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION])
+        played_in = [] if config.env == "embedded" else [config.env]
+        return _digest([demos_id, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION, *played_in])
     experts = [expert_digest(config, map_name, method, s) for s in demonstrators(config, map_name, demos_id)]
     return _digest([demos_id, experts, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION])
 

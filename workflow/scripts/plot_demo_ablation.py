@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dm2core.analysis.figures import NOTES, paper_curves, plot_demo_ablation
+from dm2core.analysis.figures import GAME_NOTES, NOTES, paper_curves, plot_demo_ablation
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError
 from dm2core.manifest import Job, hash_file
@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{error}; run: snakemake", file=sys.stderr)
         return 65
     beside = paper_curves(PAPER, expert) if config.scale == "paper" else None
-    plot_demo_ablation(scores, teams, args.out, note=NOTES[config.scale], paper=beside)
+    note = (GAME_NOTES if config.env == "smac" else NOTES)[config.scale]
+    plot_demo_ablation(scores, teams, args.out, note=note, paper=beside)
     made = [args.out / f"demo_ablation.{end}" for end in ("pdf", "png", "csv")]
     job.finish(args.out / "demo_ablation.manifest.json", made)
     return 0
