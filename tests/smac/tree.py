@@ -35,9 +35,9 @@ def script(folder: Path, **faults: dict[str, Any]) -> None:
 
 
 def game_pids(folder: Path) -> list[int]:
-    """Process ids of all games ever started from the folder."""
-    started = folder / "started"
-    return [int(path.read_text()) for path in started.iterdir()] if started.exists() else []
+    """Process ids of all games ever started from the folder, in that order."""
+    paths = sorted((folder / "started").glob("*"), key=lambda path: int(path.name))
+    return [int(path.read_text()) for path in paths]
 
 
 def is_running(pid: int) -> bool:

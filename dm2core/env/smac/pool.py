@@ -127,6 +127,7 @@ class Pool:
         self._recent: deque[int] = deque()  # `episodes` at each restart
         self._deadline: dict[int, float] = {}  # of each game that owes an answer
         self._begun = 0
+        self._taken = (0, 0)
         _sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=f"dm2-games-{os.getpid()}-"))
 
@@ -179,6 +180,12 @@ class Pool:
             if game is not None and game.about is not None:
                 self.about = game.about
         return failed
+
+    def take_counts(self) -> dict[str, float]:
+        """Restarts and dropped episodes since the last call."""
+        before, self._taken = self._taken, (self.restarts, self.discarded)
+        restarts, discarded = (now - then for now, then in zip(self._taken, before, strict=True))
+        return {"env_restarts": float(restarts), "episodes_discarded": float(discarded)}
 
     def close(self) -> None:
         """Stop everything."""

@@ -46,19 +46,15 @@ class SmacEnv:
         self.alive = np.zeros((num_battles, n), dtype=np.bool_)
         self._state = np.zeros((num_battles, spec.state_size), dtype=np.float32)
         self._at: dict[int, int] = {}  # game of each battle under way
-        self._taken = (0, 0)
         self._pool = _pool(spec, settings)
-        self._taken = (self._pool.restarts, self._pool.discarded)
 
     def wait_with(self, poll: Callable[[], None]) -> None:
         """`poll` is called while games are waited for, and may raise."""
         self._pool.poll = poll
 
     def take_counts(self) -> dict[str, float]:
-        """Games restarted and episodes dropped since the last call."""
-        before, self._taken = self._taken, (self._pool.restarts, self._pool.discarded)
-        restarts, discarded = (now - then for now, then in zip(self._taken, before, strict=True))
-        return {"env_restarts": float(restarts), "episodes_discarded": float(discarded)}
+        """Games restarted and episodes dropped since the last call, whichever environment of the process made it."""
+        return self._pool.take_counts()
 
     def reset(self, keys: NDArray[np.uint64]) -> None:
         """Start all battles; only for as many as can be under way at once."""
