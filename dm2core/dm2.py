@@ -15,6 +15,7 @@ from dm2core.cloning import clone
 from dm2core.config import CellConfig
 from dm2core.demonstrations import Demonstrations
 from dm2core.discriminator import policy_logits, update_discriminators
+from dm2core.env.smac.vector import take_counts
 from dm2core.methods import METHODS
 from dm2core.nets import Actor, Critic, DiscriminatorNet
 from dm2core.own_best import OwnBest
@@ -63,7 +64,11 @@ class Dm2:
         if self.method.learns_from == "self":
             assert self.cell.own_episodes is not None
             return OwnBest(
-                self.env.spec, self.cell.own_episodes, self.dtype, terminal_row=switches.terminal_row
+                self.env.spec,
+                self.cell.own_episodes,
+                self.dtype,
+                terminal_row=switches.terminal_row,
+                repeatable=self.cell.smac is None,
             )
         if demos is None:
             raise ValueError(f"method {self.cell.method} learns from demonstrations; none were given")
@@ -112,6 +117,7 @@ class Dm2:
         self.env_steps += rollout.env_steps
         return (
             _rollout_metrics(rollout, batch)
+            | {f"train/{k}": v for k, v in take_counts(self.env).items()}
             | {f"train/{k}": v for k, v in ppo_metrics.items()}
             | disc_metrics
         )
@@ -205,5 +211,4 @@ def _rollout_metrics(rollout: Rollout, batch: Batch) -> dict[str, float]:
         "train/episode_length": float(rollout.lengths.double().mean()),
         "train/win_rate": float(rollout.won.double().mean()),
         "train/explained_variance": explained_variance(batch.raw_advantages, batch.value_targets),
-        **{f"train/{key}": value for key, value in rollout.faults.items()},
     }

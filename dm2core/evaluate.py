@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dm2core.env.smac.settings import Smac
+from dm2core.env.smac.vector import take_counts
 from dm2core.env.vector import make_env
 from dm2core.nets import Policy
 from dm2core.rng import battle_keys
@@ -45,5 +46,5 @@ def evaluate(
         "episode_return": float(rollout.episode_return.double().mean()),
         "episode_length": float(rollout.lengths.double().mean()),
         "timeout_rate": float(rollout.truncated.double().mean()),
-        **rollout.faults,
+        **take_counts(env),
     }

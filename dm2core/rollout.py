@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,6 @@ class Rollout:
     lengths: Tensor  # [B] int64
     won: Tensor  # [B] bool
     truncated: Tensor  # [B] bool, ended by the time limit
-    faults: dict[str, float] = field(default_factory=dict)  # the real game's: SmacEnv.take_counts
 
     @property
     def env_steps(self) -> int:
@@ -156,7 +155,7 @@ def collect(
         won=torch.zeros(battles, dtype=torch.bool),
         truncated=torch.zeros(battles, dtype=torch.bool),
     )
-    grid = {name: value.numpy() for name, value in vars(out).items() if isinstance(value, Tensor)}
+    grid = {name: tensor.numpy() for name, tensor in vars(out).items()}
     if isinstance(env, SmacEnv):
         env.wait_with(poll)
     waiting = np.arange(battles)
@@ -165,8 +164,6 @@ def collect(
         players = players_for(actor, critic, env, compute, epsilon)
         lost = _play(env, players, keys, wave, grid, greedy=greedy, poll=poll)
         waiting = np.concatenate([waiting[wave.size :], lost])
-    if isinstance(env, SmacEnv):
-        out.faults = env.take_counts()
     return out
 
 

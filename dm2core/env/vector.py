@@ -231,4 +231,10 @@ def make_env(map_name: str, num_battles: int, smac: Smac | None = None) -> Battl
     """`num_battles` battles of one map: the embedded simulator, or with `smac` the real game."""
     if smac is None:
         return BattleSim(map_name, num_battles)
-    return SmacEnv(map_spec(map_name), num_battles, smac)
+    return game_env(map_name, num_battles, smac)
+
+
+def game_env(map_name: str, num_battles: int, smac: Smac, *, own_games: bool = False) -> SmacEnv:
+    """The real game with the simulator's encoding beside it."""
+    encoding, table = _encoding(load_scenario(map_name), observe.Options())
+    return SmacEnv(encoding, table, num_battles, smac, own_games=own_games)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.smac.conftest import needs_smac
-from tests.smac.tree import ROOT, environment, game_pids, is_running, make_tree, script
+from tests.smac.tree import ROOT, all_end, environment, game_pids, make_tree, script
 
 pytestmark = [pytest.mark.smac, needs_smac]
 
@@ -102,7 +102,7 @@ def test_an_expert_its_demonstrations_and_dm2_on_them(lab: Lab) -> None:
     assert manifest["game"]["game_version"].startswith("4.10.0")
     metrics = lab.metrics("cell")
     assert set(metrics["train/env_restarts"]) == set(metrics["eval/episodes_discarded"]) == {0.0}
-    assert metrics["disc/loss"] and not any(map(is_running, game_pids(lab.tree)))
+    assert metrics["disc/loss"] and all_end(game_pids(lab.tree))
 
 
 def test_policies_go_both_ways_and_the_result_says_where_they_come_from(lab: Lab) -> None:
@@ -142,6 +142,27 @@ def test_failures_are_counted_in_the_metrics_and_hurt_nothing(lab: Lab) -> None:
     assert restarts == 2.0 and discarded <= 2.0
 
 
+@pytest.mark.parametrize("method", ["qmix", "dm2_sil", "rmappo"])
+def test_every_other_way_of_learning_stops_goes_on_and_survives_a_dead_game(lab: Lab, method: str) -> None:
+    told = ("--map", "3m", "--method", method, "--seed", "3", "--out", method, "--state", f"{method}.state")
+    first = len(game_pids(lab.tree)) + 1
+    script(lab.tree, **{str(first): {"at": "step", "count": 40, "do": "die"}})
+    more = {"qmix.replay_episodes": 40, "rmappo.steps": 100}
+    changes = {"budget__env_steps": 6000, **{key.replace(".", "__"): value for key, value in more.items()}}
+    process = lab.start("train", *told, **changes)
+    until = time.monotonic() + 200
+    while not list((lab.folder / f"{method}.state").glob("checkpoint*")) and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    (lab.tree / "faults.json").unlink()
+    assert process.returncode == 75, error
+    lab.dm2("train", *told, **changes)
+    metrics = lab.metrics(method)
+    assert sum(metrics["train/env_restarts"] + metrics["eval/env_restarts"]) == 1.0
+    assert len(metrics["train/env_restarts"]) >= 2 and all_end(game_pids(lab.tree))
+
+
 def test_a_game_that_keeps_failing_ends_the_cell_with_69_and_the_log(lab: Lab) -> None:
     script(lab.tree, all={"at": "step", "count": 30, "do": "die"})
     told = ("--map", "3m", "--method", "ippo", "--seed", "1", "--out", "failed")
@@ -163,7 +184,7 @@ def test_a_stopped_cell_ends_its_games_and_goes_on_later(lab: Lab) -> None:
     _, error = process.communicate(timeout=60)
     assert process.returncode == 75, error
     assert time.monotonic() - sent < 10
-    assert not any(map(is_running, game_pids(lab.tree)))
+    assert all_end(game_pids(lab.tree))
     assert os.listdir(lab.folder / "state")
     lab.dm2("train", *told, budget__env_steps=4000)
     assert (lab.folder / "stopped" / "manifest.json").exists() and not (lab.folder / "state").exists()

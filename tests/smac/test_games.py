@@ -19,14 +19,14 @@ import torch
 from dm2core.env import scripted
 from dm2core.env.smac.pool import SEED_BITS, Pool
 from dm2core.env.smac.settings import Smac
-from dm2core.env.smac.vector import SmacEnv
+from dm2core.env.smac.vector import SmacEnv, take_counts
 from dm2core.env.vector import BattleSim, make_env, map_spec
 from dm2core.errors import ServiceError
 from dm2core.nets import Actor
 from dm2core.rng import battle_keys, stream
 from dm2core.rollout import Rollout, collect
 from tests.smac.conftest import needs_smac, others_warnings
-from tests.smac.tree import environment, game_pids, is_running, script
+from tests.smac.tree import all_end, environment, game_pids, is_running, script
 
 pytestmark = [pytest.mark.smac, needs_smac, others_warnings]
 
@@ -102,7 +102,7 @@ def test_more_battles_than_games_are_played_in_turns(tree: Path) -> None:
     env = open_env("3m", 7)
     rollout = play("3m", 7, env)
     check_whole(rollout, 60)
-    assert rollout.faults == {"env_restarts": 0.0, "episodes_discarded": 0.0}
+    assert take_counts(env) == {"env_restarts": 0.0, "episodes_discarded": 0.0}
     assert len(game_pids(tree)) == 2  # and the games were started once
 
 
@@ -112,8 +112,8 @@ def test_a_game_that_fails_costs_one_episode_which_is_played_again(fault: str, t
     env = open_env("3m", 4, hang_limit_s=3.0)
     rollout = play("3m", 4, env)
     check_whole(rollout, 60)
-    assert rollout.faults == {"env_restarts": 1.0, "episodes_discarded": 1.0}
-    assert env.take_counts() == {"env_restarts": 0.0, "episodes_discarded": 0.0}
+    assert take_counts(env) == {"env_restarts": 1.0, "episodes_discarded": 1.0}
+    assert take_counts(env) == {"env_restarts": 0.0, "episodes_discarded": 0.0}
     assert pool_of(env).episodes == 5
     assert len(game_pids(tree)) == 3
 
@@ -130,9 +130,9 @@ def test_a_game_that_fails_costs_one_episode_which_is_played_again(fault: str, t
 )
 def test_a_game_may_fail_anywhere(fault: dict[str, Any], discarded: int, tree: Path) -> None:
     script(tree, **{"1": fault})
-    rollout = play("3m", 4, open_env("3m", 4))
-    check_whole(rollout, 60)
-    assert rollout.faults == {"env_restarts": 1.0, "episodes_discarded": float(discarded)}
+    env = open_env("3m", 4)
+    check_whole(play("3m", 4, env), 60)
+    assert take_counts(env) == {"env_restarts": 1.0, "episodes_discarded": float(discarded)}
 
 
 def test_a_dead_worker_or_game_is_noticed_within_a_second(tree: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_hung_game_is_killed_at_the_limit(tree: Path) -> None:
     step = env.step(stop, here)
     assert step.discarded is not None and step.discarded[0]
     assert 2.0 <= time.monotonic() - started < 4.0
-    assert not is_running(game_pids(tree)[0])
+    assert all_end(game_pids(tree)[:1])
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_twenty_random_kills_lose_no_episode_silently(tree: Path) -> None:
         rollout = play("3m", battles, env, seed=episodes)
         check_whole(rollout, 60)
         episodes += battles
-        for key, value in rollout.faults.items():
+        for key, value in take_counts(env).items():
             total[key] += value
     over.set()
     thread.join()
@@ -296,10 +296,7 @@ def test_nothing_outlives_a_killed_parent(tree: Path, tmp_path: Path) -> None:
         parent.send_signal(how)
         parent.wait(timeout=20)
         parent.stdout.close()
-        until = time.monotonic() + 2.0
-        while any(map(is_running, workers + game_pids(tree))) and time.monotonic() < until:
-            time.sleep(0.02)
-        assert not any(map(is_running, workers + game_pids(tree)))
+        assert all_end(workers + game_pids(tree))
     # The last one could tidy up, and swept away what the killed ones had left.
     assert list(tmp_path.glob("dm2-games-*")) == []
 
@@ -316,7 +313,7 @@ def test_games_leave_no_files_behind(tree: Path, tmp_path: Path, monkeypatch: py
     assert len(os.listdir("/proc/self/fd")) == handles
     close_games()
     assert list((tmp_path / "tmp").iterdir()) == []
-    assert not any(map(is_running, game_pids(tree)))
+    assert all_end(game_pids(tree))
 
 
 def test_torch_and_the_games_packages_stay_on_their_sides(tree: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from dm2core.env.scenario import load_scenario
 from dm2core.env.vector import BattleSim
 from tests.smac.conftest import needs_pysc2, others_warnings
-from tests.smac.tree import is_running
+from tests.smac.tree import all_end
 
 pytestmark = [pytest.mark.smac, needs_pysc2, others_warnings]
 
@@ -144,4 +144,4 @@ def test_what_the_game_would_refuse_is_refused(game: Any) -> None:
 def test_quit_ends_the_process(game: Any) -> None:
     pid = game.pid
     game.close()
-    assert not is_running(pid)
+    assert all_end([pid])

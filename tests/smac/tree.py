@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,14 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
+
+
+def all_end(pids: Iterable[int], within: float = 2.0) -> bool:
+    """Whether all processes are gone in time: the kernel kills a game when its worker ends, not before."""
+    until, left = time.monotonic() + within, list(pids)
+    while (left := [pid for pid in left if is_running(pid)]) and time.monotonic() < until:
+        time.sleep(0.02)
+    return not left
 
 
 def environment(folder: Path) -> dict[str, str]:

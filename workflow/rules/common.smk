@@ -262,8 +262,9 @@ def memory(wildcards, attempt):
 
 
 def battle_memory(wildcards, attempt):
-    """Of a step that fights battles."""
-    return 2000 * attempt + GAME_MB * GAMES
+    """Of a step that fights battles; RMAPPO's go on in games of their own while others evaluate."""
+    own = CONFIG.rmappo.battles if GAMES and wildcards.get("method", "").startswith("rmappo") else 0
+    return 2000 * attempt + GAME_MB * (GAMES + own)
 
 
 def minutes_for(env_steps):

@@ -23,6 +23,7 @@ class Sizes:
     """Of one game's arrays."""
 
     n_agents: int
+    n_enemies: int
     n_actions: int
     obs_size: int
     state_size: int
@@ -34,6 +35,7 @@ class Sizes:
             "reward": ((1,), "<f8"),
             "flags": ((5,), "<i8"),  # terminated, truncated, won, dead allies, dead enemies
             "obs": ((n, self.obs_size), "<f4"),
+            "raw": ((n + self.n_enemies, 5), "<f4"),  # as observe.py has it
             "state": ((self.state_size,), "<f4"),
             "avail_actions": ((n, self.n_actions), "|b1"),
             "alive": ((n,), "|b1"),
@@ -47,6 +49,7 @@ class Block:
     reward: NDArray[np.float64]  # [1]
     flags: NDArray[np.int64]  # [5]
     obs: NDArray[np.float32]  # [N, O]
+    raw: NDArray[np.float32]  # [U, 5]
     state: NDArray[np.float32]  # [S]
     avail_actions: NDArray[np.bool_]  # [N, A]
     alive: NDArray[np.bool_]  # [N]

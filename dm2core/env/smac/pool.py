@@ -51,6 +51,7 @@ class Game:
                     "parent": os.getpid(),
                     "seed": seed,
                     "agents": sizes.n_agents,
+                    "enemies": sizes.n_enemies,
                     "actions": sizes.n_actions,
                     "obs": sizes.obs_size,
                     "state": sizes.state_size,

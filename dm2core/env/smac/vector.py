@@ -13,13 +13,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from dm2core.env.observe import Encoding
 from dm2core.env.smac import preflight
 from dm2core.env.smac.link import Sizes
 from dm2core.env.smac.pool import SEED_BITS, Pool
 from dm2core.env.smac.settings import Smac
 from dm2core.types import EnvSpec, Step
 
-_pools: dict[tuple[str, Smac], Pool] = {}  # games are shared by the environments of this process
+_pools: dict[tuple[str, Smac, bool], Pool] = {}  # games are shared by the environments of this process
 
 
 class SmacEnv:
@@ -28,17 +29,31 @@ class SmacEnv:
     A battle's key only seeds the game that is started for it; the game then draws on, so no battle can be repeated.
     """
 
-    def __init__(self, spec: EnvSpec, num_battles: int, settings: Smac) -> None:
-        """ServiceError names what is missing of the game. No game is started before the first reset."""
+    def __init__(
+        self,
+        encoding: Encoding,
+        unit_table: NDArray[np.float64],
+        num_battles: int,
+        settings: Smac,
+        *,
+        own_games: bool = False,
+    ) -> None:
+        """ServiceError names what is missing of the game. No game is started before the first reset.
+
+        `encoding` and `unit_table` are the simulator's. With `own_games` battles may stay under way while other
+        environments of the process play: their games are not these.
+        """
+        spec = self.spec = encoding.spec
+        self.encoding, self.unit_table = encoding, unit_table
         if num_battles < 1:
             raise ValueError(f"num_battles must be at least 1, got {num_battles}")
         preflight.require(spec.map_name)
-        if (spec.map_name, settings) not in _pools and preflight.changed_maps([spec.map_name]):
+        if (spec.map_name, settings, own_games) not in _pools and preflight.changed_maps([spec.map_name]):
             text = (
                 f"the game's map {spec.map_name} is not SMAC's, byte for byte; results will not be comparable"
             )
             print(f"dm2: {text}", file=sys.stderr, flush=True)
-        self.spec, self.num_battles, self.settings = spec, num_battles, settings
+        self.num_battles = num_battles
         self.side_by_side = min(settings.games, num_battles)
         n = spec.n_agents
         self.obs = np.zeros((num_battles, n, spec.obs_size), dtype=np.float32)
@@ -46,15 +61,12 @@ class SmacEnv:
         self.alive = np.zeros((num_battles, n), dtype=np.bool_)
         self._state = np.zeros((num_battles, spec.state_size), dtype=np.float32)
         self._at: dict[int, int] = {}  # game of each battle under way
-        self._pool = _pool(spec, settings)
+        self.raw = np.zeros((num_battles, n + spec.n_enemies, 5), dtype=np.float32)  # as in BattleSim
+        self._pool = _pool(spec, settings, own_games)
 
     def wait_with(self, poll: Callable[[], None]) -> None:
         """`poll` is called while games are waited for, and may raise."""
         self._pool.poll = poll
-
-    def take_counts(self) -> dict[str, float]:
-        """Games restarted and episodes dropped since the last call, whichever environment of the process made it."""
-        return self._pool.take_counts()
 
     def reset(self, keys: NDArray[np.uint64]) -> None:
         """Start all battles; only for as many as can be under way at once."""
@@ -129,14 +141,23 @@ class SmacEnv:
         block = self._pool.game(number).block
         self.obs[battle], self.avail_actions[battle] = block.obs, block.avail_actions
         self.alive[battle], self._state[battle] = block.alive, block.state
+        self.raw[battle] = block.raw
 
 
-def _pool(spec: EnvSpec, settings: Smac) -> Pool:
-    key = (spec.map_name, settings)
+def _pool(spec: EnvSpec, settings: Smac, own: bool) -> Pool:
+    key = (spec.map_name, settings, own)
     if key not in _pools:
-        sizes = Sizes(spec.n_agents, spec.n_actions, spec.obs_size, spec.state_size)
+        sizes = Sizes(spec.n_agents, spec.n_enemies, spec.n_actions, spec.obs_size, spec.state_size)
         _pools[key] = Pool(spec.map_name, sizes, settings)
     return _pools[key]
+
+
+def take_counts(env: object) -> dict[str, float]:
+    """env_restarts and episodes_discarded of the environment's games since the last call; {} for the simulator.
+
+    The games are shared: a call through one environment takes the counts of all that play on them.
+    """
+    return env._pool.take_counts() if isinstance(env, SmacEnv) else {}
 
 
 def game_info() -> dict[str, str]:

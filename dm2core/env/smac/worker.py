@@ -96,6 +96,8 @@ class Player:
         block.obs[:] = env.get_obs()
         block.state[:] = env.get_state()
         block.avail_actions[:] = env.get_avail_actions()
+        units = [*env.agents.values(), *env.enemies.values()]
+        block.raw[:] = [(u.pos.x, u.pos.y, u.health, u.shield, u.weapon_cooldown) for u in units]
         block.alive[:] = [env.agents[i].health > 0 for i in range(self.sizes.n_agents)]
         if not (np.isfinite(block.obs).all() and np.isfinite(block.state).all()):
             raise GameLost("the game reported numbers that are not finite")
@@ -134,7 +136,18 @@ def _serve(connection: Connection, args: argparse.Namespace, sizes: Sizes) -> No
 def main(argv: list[str] | None = None) -> None:
     """Serve one game until told to quit, or until either end is lost."""
     parser = argparse.ArgumentParser()
-    for name in ("connection", "memory", "log", "parent", "seed", "agents", "actions", "obs", "state"):
+    for name in (
+        "connection",
+        "memory",
+        "log",
+        "parent",
+        "seed",
+        "agents",
+        "enemies",
+        "actions",
+        "obs",
+        "state",
+    ):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--map", required=True)
     parser.add_argument("--version", required=True)
@@ -145,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     os.set_inheritable(args.connection, False)
     os.set_inheritable(args.memory, False)
     with Connection(args.connection) as connection:
-        _serve(connection, args, Sizes(args.agents, args.actions, args.obs, args.state))
+        _serve(connection, args, Sizes(args.agents, args.enemies, args.actions, args.obs, args.state))
     os._exit(0)  # what smac registers for the end of a process would talk to a game that is gone
 
 
