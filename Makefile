@@ -1,8 +1,9 @@
 # The verbs: setup, demo, test, check, bench, figures, clean. Everything stays inside this folder.
 PYTHON ?= python3
 WORKERS ?= 2
-BIN := .venv/bin
-STAMP := .venv/.ready
+ENV := .venv
+BIN := $(ENV)/bin
+STAMP := $(ENV)/.ready
 TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONNOUSERSITE := 1
@@ -25,6 +26,7 @@ help:
 	echo "make setup    the environment in .venv (the other verbs call it)"
 	echo "make demo     regenerate figures/demo_ablation from nothing (SCALE=smoke: in seconds, shows nothing)"
 	echo "make test     tests and checks"
+	echo "make test-smac  the real StarCraft II's interface, against a stand-in for the game (docs/starcraft.md)"
 	echo "make check    format, lint, types, import order, workflow lint"
 	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"
 	echo "make bench-peers  JaxMARL's SMAX in .venv-bench, so that make bench compares with it"
@@ -37,7 +39,7 @@ setup: $(STAMP)
 
 $(STAMP): requirements.txt pyproject.toml
 	mkdir -p .cache/home
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(ENV) || { rm -rf $(ENV); \
 	  echo "python3 -m venv failed: install Python 3.11 or 3.12 with its venv package" >&2; exit 1; }
 	# No NVIDIA GPU: the CPU build of torch, a tenth of the download.
 	if ! { command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; }; then \
@@ -80,6 +82,16 @@ test: check
 bench: setup
 	mkdir -p results/benchmarks
 	$(BIN)/python -m benchmarks
+
+# The real game's interface against a stand-in, in an environment of its own: smac comes from its repository, by commit.
+.PHONY: test-smac
+SMAC := git+https://github.com/oxwhirl/smac.git@d6aab33f76abc3849c50463a8592a84f59a5ef84
+test-smac:
+	$(MAKE) ENV=.venv-smac setup
+	.venv-smac/bin/pip install -q -r tests/smac/requirements.txt -e '.[smac]'
+	.venv-smac/bin/python -c "import smac.env" 2>/dev/null || .venv-smac/bin/pip install -q "$(SMAC)" || \
+	  echo "smac cannot be had from its repository: its tests are skipped; SMAC=FOLDER names a copy of that commit" >&2
+	OMP_NUM_THREADS=1 .venv-smac/bin/python -m pytest -q -m smac tests/smac
 
 bench-peers: .venv-bench/.ready
 

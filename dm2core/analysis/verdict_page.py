@@ -6,22 +6,35 @@ import math
 
 import pandas as pd
 
+from dm2core.analysis.transfer_table import NOT_RUN
+
 REACH = (
     "A surrogate simulator tests the mechanism and the ordering of the methods, not StarCraft II's numbers: "
     "`replicated` means found again in an independently built setting."
 )
+GAME_REACH = "Cells were trained and evaluated in StarCraft II itself, through SMAC."
 RULE = (
     "Outcomes follow the rules in claims/claims.yaml. Intervals are nominal 95 %; docs/statistics.md gives their "
     "measured coverage. p is a permutation test, corrected by Holm over all contrasts."
 )
 
 
-def page(judged: pd.DataFrame, claims_sha256: str, counts: dict[str, int]) -> str:
-    """Markdown of `verdict.verdict`'s table; `counts` has planned, finished and failed runs."""
+def page(
+    judged: pd.DataFrame,
+    claims_sha256: str,
+    counts: dict[str, int],
+    *,
+    reach: str = REACH,
+    transfers: str = f"{NOT_RUN}.",
+) -> str:
+    """Markdown of `verdict.verdict`'s table; `counts` has planned, finished and failed runs.
+
+    `transfers`: policies in simulator and game (transfer_table.py).
+    """
     register = ", ".join(f"{name} {count}" for name, count in counts.items())
     parts = [
         "# Verdict",
-        REACH,
+        reach,
         f"Runs: {register}. claims.yaml: SHA-256 `{claims_sha256}`.",
         RULE,
         _table(
@@ -44,6 +57,9 @@ def page(judged: pd.DataFrame, claims_sha256: str, counts: dict[str, int]) -> st
         _table(
             ["claim", "map", "IQM difference [95 %]", "more needed", "other readings"], _firm_rows(judged)
         ),
+        "## Simulator and StarCraft II",
+        "Win rates of the same policies in both, 95 % intervals by Wilson; `dm2 evaluate --env`, docs/starcraft.md.",
+        transfers,
         "## Theory",
         _table(
             ["test", "place", "statement", "outcome", "note"],

@@ -202,7 +202,7 @@ class Server:
 
     def on_ping(self, _: api.RequestPing, response: api.Response) -> None:
         response.ping.game_version, response.ping.base_build = VERSION, BUILD
-        response.ping.data_version, response.ping.data_build = "B89B5D6FA7CBF6452E721311BFBC6CB2", BUILD
+        response.ping.data_version, response.ping.data_build = "stand-in", BUILD
 
     def on_create_game(self, request: api.RequestCreateGame, response: api.Response) -> None:
         if self.status not in (api.launched, api.ended):

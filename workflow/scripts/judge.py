@@ -17,8 +17,9 @@ from dm2core.analysis.grid import all_cells
 from dm2core.analysis.paper_numbers import paper_differences
 from dm2core.analysis.run_table import read_runs
 from dm2core.analysis.scores import ResultsError
+from dm2core.analysis.transfer_table import transfers
 from dm2core.analysis.verdict import CELL, verdict
-from dm2core.analysis.verdict_page import page
+from dm2core.analysis.verdict_page import GAME_REACH, REACH, page
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
 
@@ -31,12 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--theory", type=Path, help="theory.csv; a file that does not exist leaves it untested"
     )
+    parser.add_argument(
+        "--transfer", type=Path, default=Path("results/transfer"), help="of dm2 evaluate --env"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     try:
         config = load_config(args.config)
         claims = load_claims(args.claims)
         results = Path(config.results)
+        transferred = transfers(args.transfer)
         runs = read_runs(results)
         planned = pd.DataFrame([asdict(cell) for cell in all_cells(config)]).rename(
             columns={"map_name": "map"}
@@ -66,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "failed": 0 if failed is None else len(failed),
         "planned, in conditions not begun": waiting - (0 if failed is None else len(failed)),
     }
-    (args.out / "verdict.md").write_text(page(judged, file_sha256(args.claims), counts), encoding="utf-8")
+    reach = GAME_REACH if config.env == "smac" else REACH
+    text = page(judged, file_sha256(args.claims), counts, reach=reach, transfers=transferred)
+    (args.out / "verdict.md").write_text(text, encoding="utf-8")
     text = json.dumps(marl_eval(runs), indent=1)
     (args.out / "marl_eval.json").write_text(text + "\n", encoding="utf-8")
     return 0

@@ -79,6 +79,8 @@ def open_block(sizes: Sizes) -> int:
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends, however it ends."""
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread of process `parent` that started it ends, however it ends."""
     _LIBC.prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before it could be watched

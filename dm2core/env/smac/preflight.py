@@ -15,9 +15,10 @@ from dm2core.env.scenario import known_maps, user_map_sha256
 from dm2core.errors import ServiceError
 
 BUILD, VERSION = 75689, "4.10.0"  # the last Linux package; SMAC's own numbers after its 2019 paper use it
+DATA_VERSION = "B89B5D6FA7CBF6452E721311BFBC6CB2"  # of 4.10.0's rules, as the game itself says
 SMAC_COMMIT = "d6aab33f76abc3849c50463a8592a84f59a5ef84"
-INSTALL = "run tools/install_starcraft.sh, docs/starcraft.md"
-OTHERWISE = "env: embedded, the simulator, needs none of this"
+INSTALL = "run tools/install_starcraft.sh"
+OTHERWISE = "docs/starcraft.md; env: embedded, the simulator, needs none of this"
 _HASHES = Path(__file__).with_name("maps.sha256")
 
 

@@ -21,4 +21,4 @@ class Smac(Strict):
     max_restarts: Annotated[int, Field(ge=0)]  # in 100 episodes; one more ends the program
 
 
-DEFAULTS = Smac(games=8, start_gap_s=1.0, start_limit_s=180.0, hang_limit_s=60.0, max_restarts=5)
+DEFAULTS = Smac(games=8, start_gap_s=1.0, start_limit_s=180.0, hang_limit_s=55.0, max_restarts=5)

@@ -37,7 +37,7 @@ def _game_class(log: int) -> Any:
     # pysc2 has no other door to how it starts the game.
     popen = functools.partial(
         subprocess.Popen,
-        preexec_fn=die_with_parent,
+        preexec_fn=functools.partial(die_with_parent, os.getpid()),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -152,9 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--map", required=True)
     parser.add_argument("--version", required=True)
     args = parser.parse_args(argv)
-    die_with_parent()
-    if os.getppid() != args.parent:
-        return  # it died before it could be watched
+    die_with_parent(args.parent)
     os.set_inheritable(args.connection, False)
     os.set_inheritable(args.memory, False)
     with Connection(args.connection) as connection:
