@@ -2,6 +2,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ENV := .venv
+LOCK := requirements.txt
 BIN := $(ENV)/bin
 STAMP := $(ENV)/.ready
 TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
@@ -37,7 +38,7 @@ help:
 setup: $(STAMP)
 	mkdir -p .cache/home
 
-$(STAMP): requirements.txt pyproject.toml
+$(STAMP): $(LOCK) pyproject.toml
 	mkdir -p .cache/home
 	test -x $(BIN)/python || $(PYTHON) -m venv $(ENV) || { rm -rf $(ENV); \
 	  echo "python3 -m venv failed: install Python 3.11 or 3.12 with its venv package" >&2; exit 1; }
@@ -47,7 +48,7 @@ $(STAMP): requirements.txt pyproject.toml
 	  $(BIN)/pip install -q "torch==$(TORCH)+cpu" --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null || \
 	  echo "no CPU build of torch found; taking the default one"; \
 	fi
-	$(BIN)/pip install -q -r requirements.txt
+	$(BIN)/pip install -q -r $(LOCK)
 	$(BIN)/pip install -q --no-deps -e .
 	touch $(STAMP)
 
@@ -87,8 +88,8 @@ bench: setup
 .PHONY: test-smac
 SMAC := git+https://github.com/oxwhirl/smac.git@d6aab33f76abc3849c50463a8592a84f59a5ef84
 test-smac:
-	$(MAKE) ENV=.venv-smac setup
-	.venv-smac/bin/pip install -q -r tests/smac/requirements.txt -e '.[smac]'
+	$(MAKE) --no-print-directory ENV=.venv-smac LOCK=requirements-smac.txt setup
+	.venv-smac/bin/pip install -q -r tests/smac/requirements.txt
 	.venv-smac/bin/python -c "import smac.env" 2>/dev/null || .venv-smac/bin/pip install -q "$(SMAC)" || \
 	  echo "smac cannot be had from its repository: its tests are skipped; SMAC=FOLDER names a copy of that commit" >&2
 	OMP_NUM_THREADS=1 .venv-smac/bin/python -m pytest -q -m smac tests/smac

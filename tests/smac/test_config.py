@@ -92,6 +92,11 @@ def test_the_game_is_planned_at_the_papers_scale(tmp_path: Path) -> None:
     assert "results/paper" not in plain.text
 
 
+def locked(file: str) -> dict[str, str]:
+    rows = (line.split("==") for line in (ROOT / file).read_text().splitlines() if not line.startswith("#"))
+    return dict(rows)
+
+
 def test_no_default_installation_brings_the_games_packages() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for text in project["dependencies"]:
@@ -100,3 +105,16 @@ def test_no_default_installation_brings_the_games_packages() -> None:
     for file in ("requirements.txt", "environment.yml"):
         for name in ("pysc2", "smac", "s2clientprotocol", "pygame"):
             assert not re.search(rf"^[^#]*\b{name}\b", (ROOT / file).read_text(), re.MULTILINE), (file, name)
+    assert int(locked("requirements.txt")["protobuf"].split(".")[0]) >= 5  # not held back for pysc2
+
+
+def test_the_games_lock_is_the_default_one_but_for_what_pysc2_needs() -> None:
+    default, game = locked("requirements.txt"), locked("requirements-smac.txt")
+    assert {name for name in default if game.get(name) != default[name]} == {
+        "protobuf",
+        "opentelemetry-proto",
+    }
+    assert game["protobuf"].startswith("3.20.") and game["pysc2"] == "4.0.0"
+    assert {"s2clientprotocol", "websocket-client"} <= set(game) - set(default)
+    assert "smac" not in game  # the package index's is another project
+    assert "-r requirements-smac.txt" in (ROOT / "environment-smac.yml").read_text()

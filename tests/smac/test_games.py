@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+from dm2core.config import load_config
 from dm2core.env import scripted
 from dm2core.env.smac.pool import SEED_BITS, Pool
-from dm2core.env.smac.settings import Smac
+from dm2core.env.smac.settings import DEFAULTS, Smac
 from dm2core.env.smac.vector import SmacEnv, take_counts
 from dm2core.env.vector import BattleSim, make_env, map_spec
 from dm2core.errors import ServiceError
@@ -26,7 +27,7 @@ from dm2core.nets import Actor
 from dm2core.rng import battle_keys, stream
 from dm2core.rollout import Rollout, collect
 from tests.smac.conftest import needs_smac, others_warnings
-from tests.smac.tree import all_end, environment, game_pids, is_running, script
+from tests.smac.tree import ROOT, all_end, environment, game_pids, is_running, script
 
 pytestmark = [pytest.mark.smac, needs_smac, others_warnings]
 
@@ -98,6 +99,17 @@ def test_battles_of_the_pool_are_the_simulators_battles(map_name: str, tree: Pat
             live = live[~(mine.terminated | mine.truncated)]
 
 
+def test_games_start_one_after_the_other(tree: Path) -> None:
+    env = open_env("3m", 3, games=3, start_gap_s=0.8)
+    env.reset(battle_keys(1, "test", 0, 3))
+    ticks = os.sysconf("SC_CLK_TCK")
+    pids = [game.process.pid for game in pool_of(env).games if game is not None]
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    began = [int(field[19]) / ticks for field in fields]
+    assert len(began) == 3 and min(np.diff(began)) >= 0.8 - 2 / ticks
+    assert [os.getpgid(pid) for pid in pids] == pids  # Ctrl-C does not reach them
+
+
 def test_more_battles_than_games_are_played_in_turns(tree: Path) -> None:
     env = open_env("3m", 7)
     rollout = play("3m", 7, env)
@@ -162,6 +174,25 @@ def test_a_hung_game_is_killed_at_the_limit(tree: Path) -> None:
     assert step.discarded is not None and step.discarded[0]
     assert 2.0 <= time.monotonic() - started < 4.0
     assert all_end(game_pids(tree)[:1])
+
+
+@pytest.mark.slow
+def test_a_hung_game_is_noticed_within_a_minute_as_shipped(tree: Path) -> None:
+    config = load_config(ROOT / "config" / "config.yaml", {"env": "smac"})
+    assert config.games == DEFAULTS and DEFAULTS.hang_limit_s < 60.0
+    script(tree, **{"1": {"at": "observation", "count": 5, "do": "hang"}})
+    env = make_env("3m", 1, DEFAULTS.model_copy(update={"games": 1}))
+    env.reset(battle_keys(1, "test", 0, 1))
+    stop, here = np.ones((1, 3), dtype=np.int64), np.zeros(1, dtype=np.int64)
+    while True:
+        started = time.monotonic()
+        step = env.step(stop, here)
+        assert step.discarded is not None
+        if step.discarded[0]:
+            break
+    took = time.monotonic() - started
+    print(f"noticed after {took:.2f} s")
+    assert took <= 60.0 and take_counts(env) == {"env_restarts": 1.0, "episodes_discarded": 1.0}
 
 
 @pytest.mark.slow

@@ -66,6 +66,7 @@ class Game:
                     stdout=log,
                     stderr=log,
                     env=_environment(folder),
+                    process_group=0,  # Ctrl-C in a terminal is for this process, which then ends the games
                 )
             self.block = Block(memory, sizes)
         finally:
