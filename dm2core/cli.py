@@ -328,7 +328,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     map_name = args.map or policy_map(args.policy)
     if map_name not in known_maps():
         raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
-    record = transfer.Record(args.policy, map_name, "embedded" if smac is None else "smac")
+    how = {"episodes": args.episodes, "seed": args.seed, "greedy": not args.sampled}
+    record = transfer.Record(args.policy, map_name, "embedded" if smac is None else "smac", how)
     policy = read_policy(args.policy, map_spec(map_name))
     compute = compute_for(policy)
     result = evaluate(
@@ -337,13 +338,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     for key, value in result.items():
         print(f"{key:<20}{value:.4f}")
     if args.env is not None or args.out is not None:
-        played = {
-            "episodes": args.episodes,
-            "seed": args.seed,
-            "greedy": not args.sampled,
-            "compute": compute,
-        }
-        print(f"{'result':<20}{record.finish(args.out, played, result)}")
+        print(f"{'result':<20}{record.finish(args.out, compute, result)}")
 
 
 def _replay(args: argparse.Namespace) -> None:

@@ -22,22 +22,25 @@ FOLDER = Path("results/transfer")
 class Record:
     """One evaluation; made before it, because inputs are hashed before they are used."""
 
-    def __init__(self, policy: Path, map_name: str, env: str) -> None:
-        """`policy` is a policy.safetensors; DataError if it cannot be read. `env`: where it is going to be played."""
+    def __init__(self, policy: Path, map_name: str, env: str, how: dict[str, Any]) -> None:
+        """DataError if `policy`, a policy.safetensors, cannot be read. It is going to be played in `env`, `how`."""
         self.policy, self.map_name, self.env = policy, map_name, env
-        self._job = Job("transfer", "", [policy])
+        self.played = {"env": env, "map": map_name, **how}
+        config_sha256 = hashlib.sha256(json.dumps(self.played, sort_keys=True).encode()).hexdigest()
+        self._job = Job("transfer", config_sha256, [policy])
         self.sha256 = self._job.inputs[policy.absolute()]
         self._code = provenance.code_version()
 
-    def finish(self, out: Path | None, played: dict[str, Any], result: dict[str, float]) -> Path:
-        """Write the result and its manifest; the path of the result."""
+    def finish(self, out: Path | None, compute: str, result: dict[str, float]) -> Path:
+        """Write the result and its manifest; the path of the result. `compute`: what evaluated the policy."""
         name = f"{self.map_name}-{self.sha256[:12]}-{self.env}.json"
         path = FOLDER / name if out is None else out
         cell = _trained(self.policy)
         report = {
             "schema_version": 1,
             "policy": {"sha256": self.sha256, "file": self.policy.as_posix(), **cell},
-            "played": {"env": self.env, "map": self.map_name, **played},
+            "played": self.played,
+            "compute": compute,
             "result": result,
             "game": game_info(),
             "code": self._code,
@@ -46,9 +49,6 @@ class Record:
         }
         data = (json.dumps(report, indent=2) + "\n").encode()
         write_atomic(path, data)
-        self._job.config_sha256 = hashlib.sha256(
-            json.dumps(report["played"], sort_keys=True).encode()
-        ).hexdigest()
         self._job.finish(path.with_suffix(".manifest.json"), [path])
         return path
 

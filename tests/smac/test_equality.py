@@ -98,10 +98,17 @@ def test_smac_over_the_wire_equals_the_simulator(map_name: str, tree: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("map_name", ["3m", "5m_vs_6m", "3s_vs_4z"])
-def test_a_hundred_whole_episodes_equal_the_simulators(map_name: str, tree: Path) -> None:
+@pytest.mark.parametrize(
+    ("map_name", "outcomes"),
+    [
+        ("3m", {"won", "lost"}),
+        ("5m_vs_6m", {"lost", "out of time"}),  # no script wins it
+        ("3s_vs_4z", {"won", "lost"}),
+    ],
+)
+def test_a_hundred_whole_episodes_equal_the_simulators(map_name: str, outcomes: set[str], tree: Path) -> None:
     found = compare(map_name, 100)
     assert found.episodes == 100 and found.steps > 1500
-    assert found.outcomes >= {"lost", "won"}
+    assert found.outcomes >= outcomes
     assert found.mismatches == 0 and found.largest <= 1e-6
     print(map_name, found)

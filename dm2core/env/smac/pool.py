@@ -172,12 +172,12 @@ class Pool:
                 why = self.game(number).answer()
                 if why is not None:
                     failed[number] = why
+                    self._failed(number, why)
             for number in [n for n in waiting if time.monotonic() > self._deadline[n]]:
                 waiting.discard(number)
                 del self._deadline[number]
                 failed[number] = "it did not answer in time"
-        for number, why in failed.items():
-            self._failed(number, why)
+                self._failed(number, failed[number])
         for game in self.games:
             if game is not None and game.about is not None:
                 self.about = game.about
