@@ -13,6 +13,7 @@ import pytest
 
 from dm2core.analysis.grid import cell_digest, cells, demos_digest
 from dm2core.config import Config, ConfigError, cell_config, dump_config, load_config
+from dm2core.env.smac.preflight import SMAC_COMMIT
 from tests.workflow.conftest import ROOT, snakemake
 
 FILE = ROOT / "config" / "config.yaml"
@@ -101,7 +102,8 @@ def test_no_default_installation_brings_the_games_packages() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for text in project["dependencies"]:
         assert not text.startswith(("pysc2", "smac", "protobuf", "s2clientprotocol")), text
-    assert project["optional-dependencies"]["smac"] == ["pysc2==4.0.0", "protobuf<3.21"]
+    extra = project["optional-dependencies"]["smac"]
+    assert {"pysc2==4.0.0", "protobuf<3.21"} < set(extra)
     for file in ("requirements.txt", "environment.yml"):
         for name in ("pysc2", "smac", "s2clientprotocol", "pygame"):
             assert not re.search(rf"^[^#]*\b{name}\b", (ROOT / file).read_text(), re.MULTILINE), (file, name)
@@ -118,3 +120,17 @@ def test_the_games_lock_is_the_default_one_but_for_what_pysc2_needs() -> None:
     assert {"s2clientprotocol", "websocket-client"} <= set(game) - set(default)
     assert "smac" not in game  # the package index's is another project
     assert "-r requirements-smac.txt" in (ROOT / "environment-smac.yml").read_text()
+
+
+def test_one_commit_of_smac_is_named_everywhere() -> None:
+    commit = re.compile(r"\b[0-9a-f]{40}\b")
+    for file in ("pyproject.toml", "Makefile", "tools/install_starcraft.sh", "docs/starcraft.md"):
+        assert set(commit.findall((ROOT / file).read_text())) == {SMAC_COMMIT}, file
+
+
+def test_every_proof_that_the_page_names_is_a_test() -> None:
+    page = (ROOT / "docs" / "starcraft.md").read_text()
+    names = set(re.findall(r"\b(test_\w+)\b(?!\.py)", page))
+    there = "".join(path.read_text() for path in (ROOT / "tests" / "smac").glob("test_*.py"))
+    assert len(names) >= 10
+    assert {name for name in names if f"def {name}(" not in there} == set()
