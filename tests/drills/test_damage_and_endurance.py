@@ -80,8 +80,7 @@ def test_thousands_of_iterations_leak_nothing(
 ) -> None:
     """2,000 tiny iterations; resident memory, open files and threads from the 400th on, and what a checkpoint costs."""
     small = config.model_dump()
-    small["maps"]["3m"] |= {"episodes_per_update": 1, "ppo_epochs": 1}
-    small["switches"] = {"drop_last_episode": False}
+    small["maps"]["3m"] |= {"episodes_per_update": 2, "ppo_epochs": 1}
     cell = cell_config(Config(**small), map_name="3m", method="ippo", seed=1).model_copy(
         update={"env_steps": 10**9, "eval_every": 10**9}
     )

@@ -24,6 +24,18 @@ from tests.shell.test_resume import Cells, start, wait
 pytestmark = pytest.mark.drill
 
 
+def killed_after(pid: int, seconds: float) -> int:
+    """Exit code of a process that is killed then, unless it ended before."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    return wait(pid)
+
+
 @pytest.mark.parametrize(
     ("method", "kills"),
     [("ippo", 60), ("dm2", 60), ("dm2_sil", 20), ("bc_ippo", 15), ("qmix", 15), ("rmappo", 10)],
@@ -49,11 +61,11 @@ def test_kill_9(
         runs += 1
         out, state = tmp_path / f"out{runs}", tmp_path / f"state{runs}"
         while True:
-            pid = start(cell, out, state, folder)
-            time.sleep(moments.uniform(0.02, 0.7) * seconds)
-            os.kill(pid, signal.SIGKILL)
-            if wait(pid) == 0:
+            longest = 0.5 if moments.random() < 0.75 else 1.5  # a cell may have one iteration only
+            code = killed_after(start(cell, out, state, folder), moments.uniform(0.02, longest) * seconds)
+            if code == 0:
                 break
+            assert code == -signal.SIGKILL
             killed += 1
         assert outputs(out) == expected
         assert not state.exists()
