@@ -159,7 +159,7 @@ from dm2core.errors import WriteError
 from dm2core.train import train_cell
 folder, config, expert = Path(sys.argv[1]), load_config(sys.argv[2]), Path(sys.argv[3])
 cell = cell_config(config, map_name="3m", method="ippo", seed=1, expert=True)
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)], check=True)
 lines, where = [], set()
 for free in [int(word) for word in sys.argv[4:]]:
     filler = folder / "filler"
@@ -187,12 +187,12 @@ print(json.dumps({"refused": len(lines), "where": sorted(where), "cell": cell, "
 def test_a_full_disk(
     config: Config, experts: list[Path], demo_sets: dict[str, Path], tmp_path: Path, say: Say
 ) -> None:
-    """A 4 MB tmpfs in a mount namespace, which needs no root where user namespaces are allowed."""
+    """A 32 MB tmpfs in a mount namespace, which needs no root where user namespaces are allowed."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no mount namespace here; tests/shell shows a limit on file sizes instead")
     (tmp_path / "disk").mkdir()
     (tmp_path / "c.yaml").write_text(dump_config(config))
-    pages = [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 200, 233, 300, 377]
+    pages = [0, 1, 2, 3, 8, 30, 100, 300, 500, 600, 800, 1000, 1250, 1500, 1800, 2200]
     command = [
         "unshare",
         "-rm",
