@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ import torch
 from torch import Tensor
 
 from dm2core import provenance
-from dm2core.attempts import note_attempt, note_progress
 from dm2core.checkpoint import (
     Progress,
     load_checkpoint,
@@ -49,6 +49,7 @@ from dm2core.memory import trim
 from dm2core.metrics import MetricLog, write_parquet
 from dm2core.nets import Actor
 from dm2core.progress import CellProgress
+from dm2core.starts import note_progress, note_start
 
 
 @dataclass
@@ -77,6 +78,7 @@ def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | No
             return
         clear(out, state_folder)
         code = provenance.code_version()  # what runs, even if the sources change meanwhile
+        note_start(state_folder)
         attempts = note_attempt(state_folder, code["dm2core_sha256"])
         run = open_run(cell, state_folder, demos, interrupt.poll, lock)
         first = run.learner.env_steps
@@ -244,6 +246,22 @@ def finish(run: Run, out: Path, about: dict[str, Any]) -> None:
     reach("results-written")
     write_atomic(out / "manifest.json", seal((json.dumps(manifest, indent=2) + "\n").encode()))
     reach("manifest-written")
+
+
+def note_attempt(folder: Path, code: str) -> list[dict[str, Any]]:
+    """Add this attempt to the cell's history and return all of it."""
+    path = folder / "attempts.json"
+    try:
+        attempts = list(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        attempts = []
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    attempts.append({"started": now, "host": socket.gethostname(), "dm2core_sha256": code})
+    for key in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
+        if key in os.environ:
+            attempts[-1][key.lower()] = os.environ[key]
+    write_atomic(path, json.dumps(attempts).encode())
+    return attempts
 
 
 def report_failure(run: Run, error: Exception) -> NumericError:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from dm2core import provenance
-from dm2core.attempts import note_attempt
 from dm2core.config import CellConfig
 from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
@@ -25,6 +24,7 @@ from dm2core.interrupt import catch_signals
 from dm2core.lock import CellLock, cell_lock
 from dm2core.pack.learner import PackLearner
 from dm2core.progress import CellProgress
+from dm2core.starts import note_start
 from dm2core.train import (
     Run,
     clear,
@@ -34,6 +34,7 @@ from dm2core.train import (
     is_finished,
     log_iteration,
     name_of,
+    note_attempt,
     open_run,
     report_failure,
     save_iteration,
@@ -106,6 +107,7 @@ def train_pack(members: list[Member], device: torch.device, threads: int = 1) ->
 def _start(member: Member, lock: CellLock, device: torch.device, poll) -> _Running:  # type: ignore[no-untyped-def]
     clear(member.out, member.state)
     code = provenance.code_version()
+    note_start(member.state)
     attempts = note_attempt(member.state, code["dm2core_sha256"])
     run = open_run(member.cell, member.state, member.demos, poll, lock)
     dm2 = run.learner

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dm2core import attempts
+from dm2core import starts
 from dm2core.checkpoint import NAMES, load_checkpoint, load_tensors
 from dm2core.cli import main
 from dm2core.config import CellConfig, Config, ConfigError, dump_config, load_config
@@ -109,10 +109,10 @@ def test_twenty_starts_without_progress_are_enough(
         assert wait(start(cell, out, state, None)) == -signal.SIGKILL
         counter = state / "starts_without_progress"
         assert counter.read_text() == "1\n"
-        counter.write_text(f"{attempts.MOST - 1}\n")
+        counter.write_text(f"{starts.MOST - 1}\n")
         assert wait(start(cell, out, state, None)) == -signal.SIGKILL
     assert wait(start(cell, out, state, None)) == EXIT_SERVICE
-    with pytest.raises(Exception, match=f"started {attempts.MOST} times.*delete .*starts_without_progress"):
+    with pytest.raises(Exception, match=f"started {starts.MOST} times.*delete .*starts_without_progress"):
         train_cell(cell, out, state, None)
     counter.unlink()
     assert wait(start(cell, out, state, None)) == 0
