@@ -154,7 +154,7 @@ def _huber(error, delta, one_sided):  # type: ignore[no-untyped-def]
         return np.float32(0.5) * error * error, error
     if error > delta:
         return delta * (error - np.float32(0.5) * delta), delta
-    if one_sided:
+    if one_sided and error < -delta:  # NaN goes on to the last line
         return _ZERO, _ZERO
     return delta * (-error - np.float32(0.5) * delta), -delta
 
@@ -167,7 +167,7 @@ def _value_gradient(value, old, target, delta, one_sided, clip):  # type: ignore
         moved = min(max(value - old, -clip), clip)
         other, other_slope = _huber(target - (old + moved), delta, one_sided)
         inside = abs(value - old) <= clip
-        if other > loss:
+        if other > loss or other != other:  # NaN counts as the larger, as in torch.max
             return other, -other_slope if inside else _ZERO
         if other == loss and not inside:
             return loss, np.float32(-0.5) * slope
