@@ -19,7 +19,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test check lint bench bench-peers figures mlflow clean
+.PHONY: setup demo test check lint drills bench bench-peers figures mlflow clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -29,6 +29,7 @@ help:
 	echo "make test     tests and checks"
 	echo "make test-smac  the real StarCraft II's interface, against a stand-in for the game (docs/starcraft.md)"
 	echo "make check    format, lint, types, import order, workflow lint"
+	echo "make drills   kill -9, full disks, bit flips and leaks in large numbers -> results/drills/*.log"
 	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"
 	echo "make bench-peers  JaxMARL's SMAX in .venv-bench, so that make bench compares with it"
 	echo "make figures  redraw the figures from finished cells, without training"
@@ -78,7 +79,10 @@ check: setup
 	echo "checks passed"
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not smac"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not smac and not drill"
+
+drills: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m drill tests/drills
 
 bench: setup
 	mkdir -p results/benchmarks

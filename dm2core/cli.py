@@ -102,6 +102,20 @@ def _parser() -> argparse.ArgumentParser:
     demos.add_argument("--out", type=Path, required=True)
     demos.set_defaults(run=_demos)
 
+    published = commands.add_parser(
+        "import-demos", help="make a demonstration set of the released code's files, one per agent"
+    )
+    published.add_argument("files", nargs="+", type=Path, metavar="FILE", help="agent_0.npz agent_1.npz ...")
+    published.add_argument("--to", type=Path, required=True, help="folder of the set")
+    published.add_argument("--map", required=True)
+    published.add_argument("--id", default="imported", help="its name on the card and in results")
+    published.add_argument("--episodes", type=int, help="per agent; default: all")
+    published.add_argument(
+        "--nonconcurrent", action="store_true", help="agent i gets the i-th so many episodes of its file"
+    )
+    published.add_argument("--memory", type=float, default=8.0, help="GiB that decoding one file may use")
+    published.set_defaults(run=_import_demos)
+
     evaluate = commands.add_parser("evaluate", help="win rate of a trained policy")
     evaluate.add_argument("--policy", type=Path, required=True, help="policy.safetensors")
     evaluate.add_argument("--map", help="default: the map it was trained on")
@@ -296,6 +310,30 @@ def _require_game(config: Config, map_name: str) -> None:
         from dm2core.env.smac.preflight import require
 
         require(map_name)
+
+
+def _import_demos(args: argparse.Namespace) -> None:
+    from dm2core.env.scenario import known_maps
+    from dm2core.strict import unknown
+
+    if args.map not in known_maps():
+        raise ConfigError(f"--map: {unknown('map', args.map, known_maps())}")
+    if args.episodes is not None and args.episodes < 1:
+        raise ConfigError(f"--episodes {args.episodes}: must be at least 1")
+    if not 0 < args.memory < 2**20:
+        raise ConfigError(f"--memory {args.memory}: GiB, more than 0")
+    from dm2core.published.convert import import_demos
+
+    card = import_demos(
+        args.files,
+        args.to,
+        args.map,
+        demos_id=args.id,
+        episodes=args.episodes,
+        nonconcurrent=args.nonconcurrent,
+        memory=int(args.memory * 2**30),
+    )
+    print(f"{args.to}: {card['episodes_per_agent']} episodes for each of {len(card['agents'])} agents")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -249,6 +249,8 @@ class Config(Strict):
                         f"expert_seeds: {map_name} has {needed} agents and needs as many different experts, "
                         f"got {len(self.expert_seeds)}"
                     )
+            if demos != "none" and parse_demos_id(demos).first_team > len(self.expert_seeds):
+                raise ConfigError(f"expert_seeds: there are only {len(self.expert_seeds)} teams")
         except ConfigError as error:
             raise ConfigError(f"{where}: {run}: {error}") from None
 
@@ -415,13 +417,18 @@ def cell_config(
 
 
 class DemoSet(Strict):
-    """One demonstration set, as its id says: `{expert}-{select}_{joint|indep}-{concurrent|nonconcurrent|shuffled}`."""
+    """One demonstration set, as its id says.
+
+    `{expert}-{select}_{joint|indep}-{concurrent|nonconcurrent|shuffled}`, then `-t{k}` if it is not from the first
+    expert team on but from the k-th.
+    """
 
     expert: str  # method of the expert runs; random: nobody's, uniform over the available actions
     select: str  # q50: checkpoint nearest to win rate .50; s500k: nearest to 500,000 env steps; e10: last, epsilon .10
     joint: bool  # all agents' data from one co-trained team, else agent i from expert team i
     concurrent: bool  # all agents' data from the same battles
     shuffled: bool  # a control: every number of the observations drawn from another row
+    first_team: int  # counted from 1 in `expert_seeds`, round and round
 
     @property
     def target_win_rate(self) -> float | None:
@@ -441,6 +448,7 @@ class DemoSet(Strict):
 DEMOS_ID = (
     r"(?:(?P<expert>ippo|rmappo)-(?P<select>q\d{1,3}|s\d+k)|(?P<greedy>qmix)-(?P<noise>e\d{1,2})|random)"
     r"_(?:(?P<team>joint|indep)-(?P<conc>concurrent|nonconcurrent)|joint-(?P<shuffled>shuffled))"
+    r"(?:-t(?P<first>[2-9]|[1-9]\d))?"
 )
 
 
@@ -451,7 +459,7 @@ def parse_demos_id(demos_id: str) -> DemoSet:
         raise ConfigError(
             f"demos: {demos_id!r} is not a demonstration set; ids look like ippo-q50_joint-concurrent "
             "(expert-select_{joint|indep}-{concurrent|nonconcurrent}; select is q<percent>, s<thousands>k, or, "
-            "for qmix, e<percent of random actions>)"
+            "for qmix, e<percent of random actions>; -t2 at the end: from the second expert team on)"
         )
     select = match["select"] or match["noise"] or ""
     if match["greedy"] and match["team"] == "indep":
@@ -462,6 +470,7 @@ def parse_demos_id(demos_id: str) -> DemoSet:
         joint=match["team"] != "indep",
         concurrent=match["conc"] != "nonconcurrent",
         shuffled=match["shuffled"] is not None,
+        first_team=int(match["first"] or 1),
     )
 
 

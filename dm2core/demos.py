@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from torch import Tensor
 
 from dm2core.checkpoint import load_tensors, read_file, write_atomic
 from dm2core.config import Config, DemoSet, dump_config, parse_demos_id
-from dm2core.demonstrations import FIELDS, AgentDemos
+from dm2core.demonstrations import AgentDemos, pack_arrays
 from dm2core.env.vector import make_env, map_spec
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
@@ -107,7 +106,7 @@ def make_demos(config: Config, map_name: str, demos_id: str, folders: Sequence[P
     agents = _sample(sampling, teams, strangers)
     if sampling.demos.shuffled:
         agents = [_shuffled(agent, i, config.eval_seed) for i, agent in enumerate(agents)]
-    data = _pack(agents)
+    data = pack_arrays(agents)
     card = _card(demos_id, sampling, _who_played(sampling, teams, strangers), agents, data)
     write_atomic(out / "demos.npz", data)
     write_atomic(out / "card.md", _card_text(card).encode())
@@ -223,13 +222,6 @@ def _agent(played: _Played, agent: int, first: int) -> AgentDemos:
     )
 
 
-def _pack(agents: Sequence[AgentDemos]) -> bytes:
-    arrays = {f"agent{i}/{name}": getattr(a, name) for i, a in enumerate(agents) for name in FIELDS}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
 def _rates(sampling: Sampling, tensors: dict[str, Tensor]) -> dict[str, float]:
     """Win rates on battles of their own: not those that chose the checkpoint, not the demonstrations'."""
     policy, config = load_policy(tensors), sampling.config
@@ -274,6 +266,7 @@ def _who_played(
 def _card(
     demos_id: str, sampling: Sampling, played: dict[str, Any], agents: Sequence[AgentDemos], data: bytes
 ) -> dict[str, Any]:
+    results = [(_known(a.won), _known(a.episode_return)) for a in agents]
     return {
         "map": sampling.map_name,
         "demos_id": demos_id,
@@ -281,17 +274,22 @@ def _card(
         **played,
         "agents": [
             {
-                "win_rate": float(a.won.mean()),
-                "episode_return": float(a.episode_return.mean()),
+                "win_rate": float(np.mean(won)),
+                "episode_return": float(np.mean(earned)),
                 "episode_length": float(a.lengths.mean()),
                 "rows": len(a.obs),
                 "battles": [int(a.battle[0]), int(a.battle[-1])],
             }
-            for a in agents
+            for a, (won, earned) in zip(agents, results, strict=True)
         ],
         "obs_size": int(agents[0].obs.shape[1]),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
+
+
+def _known(array: NDArray[Any] | None) -> NDArray[Any]:
+    assert array is not None  # whoever samples knows who won
+    return array
 
 
 def _card_text(card: dict[str, Any]) -> str:

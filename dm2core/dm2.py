@@ -16,6 +16,7 @@ from dm2core.config import CellConfig
 from dm2core.demonstrations import Demonstrations
 from dm2core.discriminator import policy_logits, update_discriminators
 from dm2core.env.smac.vector import take_counts
+from dm2core.finite import require_finite
 from dm2core.methods import METHODS
 from dm2core.nets import Actor, Critic, DiscriminatorNet
 from dm2core.own_best import OwnBest
@@ -94,9 +95,12 @@ class Dm2:
         rollout = collect(
             self.env, self.policy, self.learners.critic, keys, compute=cell.form, poll=poll
         )  # l. 3-4
+        require_finite("obs", rollout.obs, agent_axis=2)
+        require_finite("task reward", rollout.rewards, agent_axis=None)
         if isinstance(self.expert, OwnBest):
             self.expert.push(rollout, keys, cell.ppo.gamma)
         imitation, disc_metrics = self._imitate(rollout, draws, poll)
+        require_finite("imitation reward", imitation, agent_axis=2)
         reward = mix(rollout.rewards, imitation, cell.map_params.imitation_coef, self.method.reward)  # l. 11
         rows = training_rows(rollout, cell.switches, release=True)
         if cell.form == "fused":

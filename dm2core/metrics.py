@@ -101,9 +101,14 @@ class MetricLog:
         self._hash.update(data)
 
     def rows(self) -> list[tuple[int, int, str, float]]:
-        """All rows: iteration, env_steps, key, value."""
-        with open(self.path, encoding="utf-8") as handle:
-            return [tuple(json.loads(line)) for line in handle]
+        """All rows: iteration, env_steps, key, value; DataError if the file is not what was written."""
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read ({error.strerror})") from None
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise DataError(f"{self.path}: damaged or written by another process; run again")
+        return [tuple(json.loads(line)) for line in data.splitlines()]
 
 
 def write_parquet(path: Path, rows: list[tuple[int, int, str, float]]) -> None:

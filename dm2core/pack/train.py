@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 from dm2core import provenance
-from dm2core.checkpoint import save_checkpoint
 from dm2core.config import CellConfig
 from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.errors import NumericError
 from dm2core.interrupt import catch_signals
-from dm2core.lock import cell_lock
+from dm2core.lock import CellLock, cell_lock
 from dm2core.pack.learner import PackLearner
 from dm2core.progress import CellProgress
+from dm2core.starts import note_start
 from dm2core.train import (
     Run,
     clear,
@@ -32,11 +32,12 @@ from dm2core.train import (
     finish,
     inputs_of,
     is_finished,
+    log_iteration,
     name_of,
     note_attempt,
     open_run,
-    progress_of,
     report_failure,
+    save_iteration,
 )
 
 
@@ -71,10 +72,9 @@ def train_pack(members: list[Member], device: torch.device, threads: int = 1) ->
     torch.set_num_threads(1)
     failed: list[str] = []
     with ExitStack() as stack:
-        for member in members:
-            stack.enter_context(cell_lock(member.state))
+        locks = [stack.enter_context(cell_lock(member.state)) for member in members]
         poll = stack.enter_context(catch_signals()).poll
-        waiting = [_start(member, stack, device, poll) for member in members]
+        waiting = [_start(member, lock, device, poll) for member, lock in zip(members, locks, strict=True)]
         pack: PackLearner | None = None
         while True:
             for cell in [c for c in waiting if c.dm2.env_steps >= c.member.cell.env_steps]:
@@ -92,22 +92,24 @@ def train_pack(members: list[Member], device: torch.device, threads: int = 1) ->
             pack.put_back()
             for cell, values in zip(group, metrics, strict=True):
                 try:
-                    _log(cell, values)
-                except NumericError as error:
-                    report_failure(cell.run, str(error))
-                    failed.append(f"{name_of(cell.member.cell)}, iteration {cell.dm2.iteration}: {error}")
+                    log_iteration(cell.run, values)
+                except (FloatingPointError, NumericError) as error:
+                    failed.append(str(report_failure(cell.run, error)))
                     waiting.remove(cell)
+                    continue
+                save_iteration(cell.run, cell.progress)
         if failed:
             raise NumericError("; ".join(failed))
         for member in members:
             shutil.rmtree(member.state)
 
 
-def _start(member: Member, stack: ExitStack, device: torch.device, poll) -> _Running:  # type: ignore[no-untyped-def]
+def _start(member: Member, lock: CellLock, device: torch.device, poll) -> _Running:  # type: ignore[no-untyped-def]
     clear(member.out, member.state)
     code = provenance.code_version()
+    note_start(member.state)
     attempts = note_attempt(member.state, code["dm2core_sha256"])
-    run = open_run(member.cell, member.state, member.demos, poll)
+    run = open_run(member.cell, member.state, member.demos, poll, lock)
     dm2 = run.learner
     assert isinstance(dm2, Dm2)
     where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
@@ -122,13 +124,3 @@ def _start(member: Member, stack: ExitStack, device: torch.device, poll) -> _Run
     if dm2.iteration == 0:
         evaluate_run(run, shown)
     return _Running(member, run, dm2, shown, about)
-
-
-def _log(cell: _Running, metrics: dict[str, float]) -> None:
-    """What follows an iteration, as in train.py."""
-    run, dm2, budget = cell.run, cell.dm2, cell.member.cell.env_steps
-    run.log.append(dm2.iteration, dm2.env_steps, metrics)
-    if dm2.env_steps >= min(run.next_eval, budget):
-        evaluate_run(run, cell.progress)
-    save_checkpoint(run.state_folder, progress_of(run), dm2.tensors())
-    cell.progress.update(dm2.env_steps)

@@ -12,6 +12,7 @@ from torch.nn import functional as fn
 from dm2core.config import CellConfig
 from dm2core.env.smac.vector import SmacEnv, take_counts
 from dm2core.env.vector import make_env
+from dm2core.finite import require_finite
 from dm2core.nets import net_input
 from dm2core.policy import choose_actions, masked_log_softmax
 from dm2core.qmix.loss import td_loss
@@ -132,11 +133,11 @@ class QmixLearner:
         loss, metrics = td_loss(
             self.net, self.mixer, self.target_net, self.target_mixer, batch.to(self.dtype), cfg.gamma
         )
-        if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"QMIX loss is {float(loss)}")
+        require_finite("QMIX loss", loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, cfg.grad_norm_clip)
+        require_finite("gradient norm", norm)
         self.optimizer.step()
         if episode - self.target_updated >= cfg.target_update_episodes:
             self.target_net.load_state_dict(self.net.state_dict())
