@@ -6,11 +6,12 @@ Wrong usage or configuration is one line and exit code 2, before torch is import
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dm2core.config import (
     METHODS,
@@ -23,6 +24,9 @@ from dm2core.config import (
 )
 from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
 from dm2core.strict import parse_yaml
+
+if TYPE_CHECKING:
+    from dm2core.manifest import Job
 
 
 class _Parser(argparse.ArgumentParser):
@@ -166,13 +170,17 @@ def _theory(args: argparse.Namespace) -> None:
     if args.games < 2 or args.seed < 0:
         raise ConfigError(f"--games {args.games} --seed {args.seed}: at least 2 games, a seed of at least 0")
     from dm2core.checkpoint import write_atomic
+    from dm2core.manifest import Job
     from dm2core.theory.report import curves, run
 
+    job = Job("theory", "", [], seeds=[args.seed])
     table = run(args.seed, args.games, lambda name: print(f"theory: {name}", flush=True))
     for name, data in (("theory", table), ("curves", curves(args.seed))):
         text = data.to_csv(index=False, float_format="%.9g", lineterminator="\n")
         write_atomic(args.out / f"{name}.csv", text.encode())
     write_atomic(args.out / "counterexample.txt", f"{table.attrs['counterexample']}\n".encode())
+    made = ("theory.csv", "curves.csv", "counterexample.txt")
+    job.finish(args.out / "theory.manifest.json", [args.out / name for name in made])
     failed = table.loc[~table["holds"], "test"] + " " + table["statement"]
     print(f"{len(table)} numbers; statements that fail somewhere:")
     for statement, count in failed.dropna().value_counts(sort=False).items():
@@ -231,7 +239,8 @@ def _train(args: argparse.Namespace) -> None:
     from dm2core.train import train_cell
 
     cell = cell_config(config, **common, demos=demos_id, demos_sha256=sha256)
-    train_cell(cell, args.out, args.state or Path(os.path.abspath(args.out) + ".state"), args.demos)
+    state = args.state or Path(os.path.abspath(args.out) + ".state")
+    train_cell(cell, args.out, state, args.demos, config_sha256=_sha256(config))
 
 
 def _train_pack(args: argparse.Namespace) -> None:
@@ -264,7 +273,16 @@ def _train_pack(args: argparse.Namespace) -> None:
             loaded = load_demos(path)
             given = {"demos": loaded.demos_id, "demos_sha256": loaded.sha256}
         members.append(Member(cell_config(config, **common, **given), out, state, path))
-    train_pack([m for m in members if not m.finished()], torch.device(args.device), args.threads)
+    train_pack(
+        [m for m in members if not m.finished()],
+        torch.device(args.device),
+        args.threads,
+        config_sha256=_sha256(config),
+    )
+
+
+def _sha256(config: Config) -> str:
+    return hashlib.sha256(dump_config(config).encode()).hexdigest()
 
 
 def _demos(args: argparse.Namespace) -> None:
@@ -327,17 +345,33 @@ def _replay(args: argparse.Namespace) -> None:
     map_name = args.map or next(filter(None, (replay.policy_map(Path(who)) for who in args.who)), None)
     if map_name not in known_maps():
         raise ConfigError("--map: give the map; a script can play any")
+    job = _replay_job(args)
     battles = [
         replay.record(map_name, who, args.seed, args.battle, greedy=not args.sampled) for who in args.who
     ]
     if args.out.suffix == ".npz":
         battles[0].save(args.out)
+        made = [args.out]
     else:
-        replay.draw(battles, args.out)
+        replay.draw(battles, args.out, about=f"dm2 made from {job.made_from}")
+        made = [args.out, args.out.with_suffix(".png")]
+    job.finish(args.out.with_suffix(".manifest.json"), made)
     for battle in battles:
         print(
             f"{battle.who}: {battle.outcome} after {len(battle.rewards)} steps, return {battle.rewards.sum():.2f}"
         )
+
+
+def _replay_job(args: argparse.Namespace) -> Job:
+    """Policies that play are inputs, with the manifests that lie beside them."""
+    from dm2core.manifest import Job
+    from dm2core.numerics import numerics_key
+
+    players = [Path(who) / "policy.safetensors" if Path(who).is_dir() else Path(who) for who in args.who]
+    policies = [path for path in players if path.is_file()]
+    beside = [path.with_name("manifest.json") for path in policies if path.name == "policy.safetensors"]
+    files = dict.fromkeys([*policies, *(path for path in beside if path.is_file())])
+    return Job("replay", "", files, seeds=[args.seed], numerics=numerics_key())
 
 
 def _status(args: argparse.Namespace) -> None:

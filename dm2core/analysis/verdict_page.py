@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -16,11 +17,15 @@ RULE = (
 )
 
 
-def page(judged: pd.DataFrame, claims_sha256: str, counts: dict[str, int]) -> str:
-    """Markdown of `verdict.verdict`'s table; `counts` has planned, finished and failed runs."""
+def page(
+    judged: pd.DataFrame, claims_sha256: str, counts: dict[str, int], reasons: Sequence[str] = ()
+) -> str:
+    """Markdown of `verdict.verdict`'s table; `counts` has planned, finished and failed runs, `reasons` speak against
+    publishing it."""
     register = ", ".join(f"{name} {count}" for name, count in counts.items())
     parts = [
         "# Verdict",
+        *(f"Not for publication: {reason}." for reason in reasons),
         REACH,
         f"Runs: {register}. claims.yaml: SHA-256 `{claims_sha256}`.",
         RULE,

@@ -23,7 +23,9 @@ def report(results: Path, name: str, env_steps: int) -> Path:
 
 def test_running_and_finished_cells_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = report(tmp_path, "3m/ippo/none/seed1", 400)
-    assert set(json.loads(path.read_text())) == {"name", "env_steps", "total", "win_rate", "per_s", "left_s"}
+    assert set(json.loads(path.read_text())) == {
+        *("name", "env_steps", "total", "win_rate", "per_s", "left_s", "wall_s", "cpu_s")
+    }
     for done in ("experts/3m/ippo/seed1/manifest.json", "cells/3m/ippo/none/seed2/manifest.json"):
         (tmp_path / done).parent.mkdir(parents=True)
         (tmp_path / done).touch()
