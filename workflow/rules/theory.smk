@@ -39,12 +39,20 @@ rule plot_theory:
         script=f"{SCRIPTS}/plot_theory.py",
         code=f"{ANALYSIS}/theory_figure.py",
     output:
-        pdf=report("figures/theory.pdf", caption="../report/theory.rst", category="Theory", labels={"shows": "PDF"}),
+        pdf=report(
+            "figures/theory.pdf", caption="../report/theory.rst", category="Theory", labels={"shows": "PDF"}
+        ),
         png=report(
-            "figures/theory.png", caption="../report/theory.rst", category="Theory", labels={"shows": "figure"}
+            "figures/theory.png",
+            caption="../report/theory.rst",
+            category="Theory",
+            labels={"shows": "figure"},
         ),
         csv=report(
-            "figures/theory.csv", caption="../report/theory.rst", category="Theory", labels={"shows": "every number"}
+            "figures/theory.csv",
+            caption="../report/theory.rst",
+            category="Theory",
+            labels={"shows": "every number"},
         ),
         manifest="figures/theory.manifest.json",
     log:
