@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from dm2core.config import (
     load_config,
     parse_demos_id,
 )
-from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
+from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_SERVICE, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
 from dm2core.strict import parse_yaml
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="what is running and what is done")
     _add_config(status)
+    status.add_argument("--figure", action="append", help="whose cells are planned; all for every figure's")
     status.add_argument("--watch", action="store_true", help="keep showing until interrupted")
+    status.add_argument("--json", action="store_true", help="for other programs")
     status.set_defaults(run=_status)
 
     track = commands.add_parser("track", help="deliver finished cells to MLflow")
@@ -156,6 +159,17 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check finished results by their manifests' SHA-256")
     verify.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="default: results and figures")
     verify.set_defaults(run=_verify)
+
+    explain = commands.add_parser("explain", help="one page about one run")
+    explain.add_argument(
+        "name", metavar="RUN", help="its path, or 3s_vs_3z/dm2/ippo-q50_joint-concurrent/seed112358"
+    )
+    _add_config(explain)
+    explain.set_defaults(run=_explain)
+
+    doctor = commands.add_parser("doctor", help="check the installation, and what is missing for what")
+    doctor.add_argument("--json", action="store_true", help="for other programs")
+    doctor.set_defaults(run=_doctor)
 
     encoding = commands.add_parser("check-encoding", help="replay traces of SMAC's encoder")
     encoding.add_argument("files", nargs="+")
@@ -375,9 +389,15 @@ def _replay_job(args: argparse.Namespace) -> Job:
 
 
 def _status(args: argparse.Namespace) -> None:
-    from dm2core.status import show
+    config, figures = _config(args), args.figure or ["demo_ablation"]
+    if args.figure == ["all"]:
+        figures = ["demo_ablation", *config.figures]
+    from dm2core.status import Status, show
 
-    show(Path(_config(args).results), watch=args.watch)
+    if args.json:
+        print(json.dumps(Status(config, figures).json(), indent=1))
+    else:
+        show(config, figures, watch=args.watch)
 
 
 def _track(args: argparse.Namespace) -> None:
@@ -406,6 +426,19 @@ def _verify(args: argparse.Namespace) -> int:
     if not (args.paths or there):
         raise ConfigError("verify: no results or figures here; give a path")
     return 0 if report(args.paths or there) else EXIT_DATA
+
+
+def _explain(args: argparse.Namespace) -> None:
+    config = _config(args)
+    from dm2core.explain import explain
+
+    explain(args.name, config, args.config)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from dm2core.doctor import doctor
+
+    return 0 if doctor(as_json=args.json) else EXIT_SERVICE
 
 
 def _check_encoding(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dm2core import provenance
-from dm2core.env.vector import make_env
+from dm2core.env.vector import BattleSim
 from dm2core.rng import battle_keys, stream
 
 PROBES = ("2s3z", "3m")  # every weapon, armour and shield of the shipped maps
@@ -40,13 +40,13 @@ def numerics_key(device: str = "cpu") -> dict[str, str]:
 
 @functools.cache
 def simulator() -> str:
-    """Fingerprint of the simulator as built here: the hash of all that is seen in a few battles of random play.
+    """Fingerprint of the embedded simulator as built here: a hash of all that is seen in a few battles of random play.
 
     Sources would say less: they change with every comment, and the same ones may compute other bits elsewhere.
     """
     seen = hashlib.sha256()
     for name in PROBES:
-        env, draw = make_env(name, PROBE_BATTLES), stream(0, "fingerprint")
+        env, draw = BattleSim(name, PROBE_BATTLES), stream(0, "fingerprint")
         env.reset(battle_keys(0, "fingerprint", 0, PROBE_BATTLES))
         everyone = np.arange(PROBE_BATTLES)
         for _ in range(PROBE_STEPS):
