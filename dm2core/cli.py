@@ -23,7 +23,7 @@ from dm2core.config import (
     load_config,
     parse_demos_id,
 )
-from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_SERVICE, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
+from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
 from dm2core.strict import parse_yaml
 
 if TYPE_CHECKING:
@@ -168,6 +168,12 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
 
     doctor = commands.add_parser("doctor", help="check the installation, and what is missing for what")
+    doctor.add_argument(
+        "asked",
+        nargs="*",
+        metavar="WHAT",
+        help="embedded, smac, gpu, slurm, mlflow: exit code 69 if it cannot be used here",
+    )
     doctor.add_argument("--json", action="store_true", help="for other programs")
     doctor.set_defaults(run=_doctor)
 
@@ -435,10 +441,12 @@ def _explain(args: argparse.Namespace) -> None:
     explain(args.name, config, args.config)
 
 
-def _doctor(args: argparse.Namespace) -> int:
-    from dm2core.doctor import doctor
+def _doctor(args: argparse.Namespace) -> None:
+    from dm2core.doctor import ASKED, doctor
 
-    return 0 if doctor(as_json=args.json) else EXIT_SERVICE
+    if strange := [name for name in args.asked if name not in ASKED]:
+        raise ConfigError(f"dm2 doctor: {strange[0]}: choose from {', '.join(ASKED)}")
+    doctor(args.asked, as_json=args.json)
 
 
 def _check_encoding(args: argparse.Namespace) -> int:

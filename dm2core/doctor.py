@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -22,16 +22,31 @@ from rich.console import Console
 from rich.table import Table
 
 from dm2core import provenance
+from dm2core.errors import ServiceError
 
 State = Literal["ok", "missing", "broken"]
 STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
 DISK_GB = 2.0  # a paper-scale cell keeps about 5 MB, its state twice that; room for a grid
-DEFAULT, SC2, GPU, SLURM, MLFLOW = "embedded default", "StarCraft II", "GPU", "Slurm", "MLflow"
+DEFAULT, GIT, SC2, GPU, SLURM, MLFLOW = (
+    "embedded default",
+    "provenance",
+    "StarCraft II",
+    "GPU",
+    "Slurm",
+    "MLflow",
+)
+ASKED = {
+    "embedded": DEFAULT,
+    "smac": SC2,
+    "gpu": GPU,
+    "slurm": SLURM,
+    "mlflow": MLFLOW,
+}  # what one may ask for
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. `needed_for` the embedded default is what decides the exit code."""
+    """One thing that was looked at, and what it is `needed_for`."""
 
     needed_for: str
     what: str
@@ -40,13 +55,26 @@ class Check:
     do: str = ""  # where the state is not ok
 
 
-def doctor(*, as_json: bool = False) -> bool:
-    """Look at everything and print it; whether the embedded default can run."""
-    checks = list(examine())
-    fit = all(check.state == "ok" for check in checks if check.needed_for == DEFAULT)
+def doctor(asked: Sequence[str] = (), *, as_json: bool = False) -> None:
+    """Look and print; ServiceError names the first step to what was asked for (keys of ASKED), if one is missing.
+
+    Asked for nothing, it looks at everything, and the embedded default alone must be fit.
+    """
+    wanted = [ASKED[name] for name in asked]
+    checks = list(examine(wanted))
+    faults = [check for check in checks if check.state != "ok" and check.needed_for in (wanted or [DEFAULT])]
     if as_json:
-        print(json.dumps({"embedded_default": fit, "checks": [asdict(check) for check in checks]}, indent=1))
-        return fit
+        print(json.dumps({"fit": not faults, "checks": [asdict(check) for check in checks]}, indent=1))
+    else:
+        _show(checks)
+    if faults:
+        first = faults[0]
+        raise ServiceError(f"{first.needed_for}: {first.what} is {first.state}; {first.do or first.found}")
+    if not as_json:
+        print(f"{', '.join(wanted) or f'The {DEFAULT}'} can run.")
+
+
+def _show(checks: Iterable[Check]) -> None:
     view = Table(show_header=False, box=None, pad_edge=False)
     view.add_column(overflow="fold")
     view.add_column(no_wrap=True)
@@ -60,21 +88,18 @@ def doctor(*, as_json: bool = False) -> bool:
             filter(None, [_plain(check.found), f"[italic]{_plain(check.do)}[/]" if check.do else ""])
         )
         view.add_row(f"  {_plain(check.what)}", f"[{STYLES[check.state]}]{check.state}[/]", told)
-    console = Console()
-    console.print(view, highlight=False)
-    console.print(
-        f"The embedded default {'can' if fit else 'cannot'} run.", style="green" if fit else "bold red"
-    )
-    return fit
+    Console().print(view, highlight=False)
 
 
 def _plain(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def examine() -> Iterator[Check]:
-    """Every check in order; one that raises is broken, and the others still run."""
+def examine(wanted: Sequence[str] = ()) -> Iterator[Check]:
+    """Every check in order, or those needed for something; one that raises is broken, and the others still run."""
     for needed_for, what, look in CHECKS:
+        if wanted and needed_for not in wanted:
+            continue
         try:
             yield from look(needed_for, what)
         except Exception as error:  # whatever an installation in disorder throws
@@ -122,7 +147,7 @@ def _torch(who: str, what: str) -> Iterator[Check]:
     torch.set_num_threads(1)
     good = torch.get_num_threads() == 1
     capability = torch.backends.cpu.get_cpu_capability()
-    found = f"torch {torch.__version__}, one thread a cell, {capability}, {provenance.usable_cores()} cores"
+    found = f"torch {torch.__version__}, one thread a cell, {capability}"
     yield Check(who, what, "ok" if good else "broken", found, "" if good else "unset OMP_NUM_THREADS")
 
 
@@ -139,6 +164,11 @@ def _numba(who: str, what: str) -> Iterator[Check]:
     found = f"simulator {print_of}; compiled code is kept in {where}"
     do = "" if kept else f"make {where} writable, or set NUMBA_CACHE_DIR: without it every cell compiles anew"
     yield Check(who, what, "ok" if kept else "broken", found if kept else "compiles, but cannot keep it", do)
+
+
+def _cores(who: str, what: str) -> Iterator[Check]:
+    usable, there = provenance.usable_cores(), os.cpu_count() or 1
+    yield Check(who, what, "ok", f"{usable} of {there} may be used: as many cells at once")
 
 
 def _folders(who: str, what: str) -> Iterator[Check]:
@@ -242,7 +272,7 @@ def _mlflow(who: str, what: str) -> Iterator[Check]:
             do = "delete it and run dm2 track: everything in it comes from results/"
             yield Check(who, str(store), "broken", str(error), do)
     if not stores:
-        yield Check(who, "store", "missing", "none yet", "make mlflow, once cells are finished")
+        yield Check(who, "store", "ok", "none yet; make mlflow makes one from finished cells")
 
 
 CHECKS: tuple[tuple[str, str, Callable[[str, str], Iterator[Check]]], ...] = (
@@ -250,9 +280,10 @@ CHECKS: tuple[tuple[str, str, Callable[[str, str], Iterator[Check]]], ...] = (
     (DEFAULT, "packages", _packages),
     (DEFAULT, "torch", _torch),
     (DEFAULT, "compiler", _numba),
+    (DEFAULT, "cores", _cores),
     (DEFAULT, "folder", _folders),
     (DEFAULT, "disk", _disk),
-    ("provenance", "git", _git),
+    (GIT, "git", _git),
     (SC2, "backend", _starcraft),
     (GPU, "CUDA", _gpu),
     (SLURM, "Slurm", _slurm),

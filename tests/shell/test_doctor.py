@@ -12,7 +12,7 @@ import pytest
 
 from dm2core import doctor
 from dm2core.cli import main
-from dm2core.doctor import DEFAULT, Check, examine
+from dm2core.doctor import ASKED, DEFAULT, Check, examine
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,10 +23,8 @@ def test_this_installation_is_fit_and_every_fault_has_a_remedy(
     monkeypatch.chdir(tmp_path)
     assert main(["doctor", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["embedded_default"] is True
-    assert {check["needed_for"] for check in said["checks"]} == {
-        *(DEFAULT, "provenance", "StarCraft II", "GPU", "Slurm", "MLflow")
-    }
+    assert said["fit"] is True
+    assert {check["needed_for"] for check in said["checks"]} == {*(DEFAULT, "provenance", *ASKED.values())}
     assert all(check["do"] for check in said["checks"] if check["state"] != "ok")
     assert main(["doctor"]) == 0
     page = capsys.readouterr().out
@@ -41,8 +39,21 @@ def test_a_broken_package_is_named_and_the_exit_code_is_69(
         doctor, "CHECKS", tuple(check for check in doctor.CHECKS if check[1] in ("Python", "torch"))
     )
     assert main(["doctor"]) == 69
-    page = capsys.readouterr().out
-    assert "broken" in page and "make setup" in page and "cannot run" in page
+    said = capsys.readouterr()
+    assert "broken" in said.out and said.err == "dm2: embedded default: torch is broken; make setup\n"
+
+
+def test_what_is_asked_for_and_missing_is_exit_code_69_with_the_first_step(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["doctor", "slurm", "--json"]) == 69
+    said = capsys.readouterr()
+    assert said.err == "dm2: Slurm: sbatch is missing; run on a login node of the cluster\n"
+    found = json.loads(said.out)
+    assert found["fit"] is False and {check["needed_for"] for check in found["checks"]} == {"Slurm"}
+    assert main(["doctor", "slurn"]) == 2
+    assert "choose from embedded, smac" in capsys.readouterr().err
 
 
 def test_the_real_games_own_checks_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
