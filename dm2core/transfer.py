@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dm2core import provenance
 from dm2core.checkpoint import write_atomic
 from dm2core.env.smac.vector import game_info
 from dm2core.manifest import Job
+from dm2core.numerics import numerics_key
 
 FOLDER = Path("results/transfer")
 
@@ -27,9 +27,10 @@ class Record:
         self.policy, self.map_name, self.env = policy, map_name, env
         self.played = {"env": env, "map": map_name, **how}
         config_sha256 = hashlib.sha256(json.dumps(self.played, sort_keys=True).encode()).hexdigest()
-        self._job = Job("transfer", config_sha256, [policy])
+        beside = [path for path in (policy.with_name("manifest.json"),) if path.is_file()]
+        seeds = [int(how["seed"])]
+        self._job = Job("transfer", config_sha256, [policy, *beside], seeds=seeds, numerics=numerics_key())
         self.sha256 = self._job.inputs[policy.absolute()]
-        self._code = provenance.code_version()
 
     def finish(self, out: Path | None, compute: str, result: dict[str, float]) -> Path:
         """Write the result and its manifest; the path of the result. `compute`: what evaluated the policy."""
@@ -43,9 +44,6 @@ class Record:
             "compute": compute,
             "result": result,
             "game": game_info(),
-            "code": self._code,
-            "packages": provenance.package_versions(),
-            "numerics": provenance.numerics_key(),
         }
         data = (json.dumps(report, indent=2) + "\n").encode()
         write_atomic(path, data)

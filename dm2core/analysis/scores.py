@@ -40,13 +40,17 @@ def collect_scores(config: Config, map_name: str) -> pd.DataFrame:
 
 
 def files_of(config: Config, chosen: Iterable[Cell]) -> list[Path]:
-    """What a table of these cells is made of: their metrics and manifests, and the cards of their demonstrations."""
+    """What a table of these cells is made of: metrics and manifests, cards and manifests of the demonstrations."""
     results, chosen = Path(config.results), list(chosen)
     names = ("metrics.parquet", "manifest.json")
     cards = dict.fromkeys((cell.map_name, cell.demos) for cell in chosen if cell.demos != "none")
+    sets = [results / "demos" / map_name / demos for map_name, demos in cards]
     return [
         *(results / "cells" / cell.path / name for cell in chosen for name in names),
-        *(results / "demos" / map_name / demos / "card.json" for map_name, demos in cards),
+        *(folder / "card.json" for folder in sets),
+        *(
+            folder / "manifest.json" for folder in sets if (folder / "manifest.json").is_file()
+        ),  # else an old set
     ]
 
 
