@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from dm2core.errors import DataError
 VERSION = 2
 NO_SEAL = "0" * 64
 DIRTY, MIXED = "uncommitted code made: ", "mixed numerics keys: "
+SMOKE = "scale smoke proves that every step runs; nothing is learned"
 _SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"')
 REPOSITORY_PARTS = ("claims", "config", "resources")
 
@@ -130,8 +131,9 @@ class Job:
         *,
         seeds: Iterable[int] = (),
         numerics: Mapping[str, str] | None = None,
+        scale: str = "",
     ) -> None:
-        """`numerics`: the key of this process where it computes more than tables and pictures."""
+        """`numerics`: the key of this process where it computes more than tables; `scale`: the configuration's."""
         self.kind, self.config_sha256, self.seeds = kind, config_sha256, list(seeds)
         listed = list(inputs)
         self.inputs = {path.absolute(): hash_file(path) for path in listed if not _of_repository(path)}
@@ -140,6 +142,8 @@ class Job:
         self.code = provenance.code_version()
         dirty = [kind] if Code.model_validate(self.code).dirty else []
         self.numerics, self.reasons = judge(self.inputs, numerics or {}, dirty)
+        if scale == "smoke":
+            self.reasons = merge_reasons({*self.reasons, SMOKE})
         named = {path.as_posix(): sha256 for path, sha256 in self.inputs.items()}
         self.made_from = made_from(kind, config_sha256, named, self.resources)
         self.started, self._start = now(), time.monotonic()
@@ -278,14 +282,22 @@ def judge(
                 values.setdefault(name, set()).add(value)
         if found.code is not None and found.code.dirty:
             kinds.add(found.kind)
-    for reason in [reason for reason in reasons if reason.startswith((DIRTY, MIXED))]:
-        reasons.remove(reason)  # said again below, once
-        if reason.startswith(DIRTY):
-            kinds.update(reason.removeprefix(DIRTY).split(", "))
-    if kinds:
-        reasons.add(DIRTY + ", ".join(sorted(kinds)))
+    reasons = {reason for reason in reasons if not reason.startswith(MIXED)}  # said again below
+    reasons.update(DIRTY + kind for kind in kinds)
     merged = {name: sorted(several) for name, several in sorted(values.items())}
     mixed = [f"{name} {' and '.join(several)}" for name, several in merged.items() if len(several) > 1]
     if mixed:
         reasons.add(MIXED + "; ".join(mixed))
-    return merged, sorted(reasons)
+    return merged, merge_reasons(reasons)
+
+
+def merge_reasons(reasons: Collection[str]) -> list[str]:
+    """Each once, and what uncommitted code made in one line."""
+    others = {reason for reason in reasons if not reason.startswith(DIRTY)}
+    kinds = {
+        kind
+        for reason in reasons
+        if reason.startswith(DIRTY)
+        for kind in reason.removeprefix(DIRTY).split(", ")
+    }
+    return sorted({*others, DIRTY + ", ".join(sorted(kinds))} if kinds else others)

@@ -256,8 +256,6 @@ def finish(run: Run, out: Path, about: dict[str, Any], attempts: Attempts) -> No
     reach("manifest-written")
 
 
-
-
 def report_failure(run: Run, error: Exception) -> NumericError:
     """Write failure.json: what is not finite, whose, when, and the last metrics that were; the error to raise.
 

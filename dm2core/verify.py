@@ -5,6 +5,7 @@ The chain: verdict - theory table - figures and replays - tables - cells - demon
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,8 +16,18 @@ from dm2core.errors import DataError
 from dm2core.manifest import CellManifest, Manifest, hash_file, made_from, parse_manifest, sealed
 from dm2core.provenance import REPOSITORY
 
-NOT_RESULTS = {"logs", "benchmarks", "state", "mlflow", "reference"}  # no manifest names what lies there
+NOT_RESULTS = {
+    "logs",
+    "benchmarks",
+    "state",
+    "mlflow",
+    "report",
+    "reference",
+}  # no manifest names what lies there
 STAMPED = (".png", ".pdf", ".gif")
+LEFT_OUT = (
+    "left_out.json"  # in a results folder: files that its manifests name and that were left out on purpose
+)
 LIMIT = (
     "A chain of hashes shows accidents and edits. It does not show forgery: whoever rewrites a file can rewrite its "
     "manifests. What cannot be rewritten unseen is the commit that they name, and a copy kept elsewhere."
@@ -25,12 +36,16 @@ LIMIT = (
 
 @dataclass
 class Findings:
-    """`damaged` and `downstream` are path -> what is wrong; `checked` counts files; `unlisted` have no manifest."""
+    """`damaged` and `downstream` are path -> what is wrong; `checked` counts files; `unlisted` have no manifest.
+
+    `left_out`: files that are not there and need not be (`leave_out`).
+    """
 
     damaged: dict[Path, str] = field(default_factory=dict)
     downstream: dict[Path, str] = field(default_factory=dict)
     checked: int = 0
     unlisted: list[Path] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
 
 
 @dataclass
@@ -89,10 +104,14 @@ def verify(roots: Iterable[Path]) -> Findings:
     chain = read_chain(roots)
     found = Findings(damaged=dict(chain.broken))
     hashes: dict[Path, str] = {}
+    optional = left_out(roots)
     for path, manifest in chain.manifests.items():
         own = named(path, manifest.outputs)
         for name, expected in {**own, **named(path, manifest.inputs), **_of_repository(manifest)}.items():
-            _check(name, expected, hashes, found.damaged)
+            if optional.get(name) == expected and not name.exists():
+                found.left_out.append(name)
+            else:
+                _check(name, expected, hashes, found.damaged)
         if isinstance(manifest, Manifest) and manifest.made_from:
             _check_stamp(path, manifest, own, found.damaged)
     for path, users in _configurations(roots, chain).items():
@@ -102,9 +121,43 @@ def verify(roots: Iterable[Path]) -> Findings:
     found.downstream = {
         path: f"made from {cause}" for path, cause in _reach(found.damaged, chain.uses).items()
     }
+    found.left_out = sorted(set(found.left_out))
     known = {*hashes, *chain.manifests, *chain.broken}
     found.checked, found.unlisted = len(known), _unlisted(roots, known)
     return found
+
+
+def leave_out(results: Path) -> int:
+    """Write down that whatever is missing below a results folder now is so on purpose; how many files that are.
+
+    For a copy without its large files, policies and demonstrations say. A file that lies there is checked all the same,
+    and one that a manifest names under another SHA-256 than now is damaged again.
+    """
+    missing = {}
+    for path, manifest in read_chain([results]).manifests.items():
+        for name, sha256 in {**named(path, manifest.outputs), **named(path, manifest.inputs)}.items():
+            if not name.exists():
+                missing[os.path.relpath(name, results.resolve())] = sha256
+    text = json.dumps({"left_out": dict(sorted(missing.items()))}, indent=1)
+    (results / LEFT_OUT).write_text(f"{text}\n", encoding="utf-8")
+    return len(missing)
+
+
+def left_out(roots: Iterable[Path]) -> dict[Path, str]:
+    """What need not be there, with its SHA-256. DataError if a list of it is damaged."""
+    out: dict[Path, str] = {}
+    for root in roots:
+        for path in sorted(root.rglob(LEFT_OUT)) if root.is_dir() else []:
+            if NOT_RESULTS & set(path.relative_to(root).parts):
+                continue
+            try:
+                listed = json.loads(path.read_text(encoding="utf-8"))["left_out"]
+                out |= named(path.resolve(), {str(name): str(sha256) for name, sha256 in listed.items()})
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                raise DataError(
+                    f"{path}: is damaged; restore it, or delete it and see what is missing"
+                ) from None
+    return out
 
 
 def _manifests(root: Path) -> list[Path]:
@@ -172,6 +225,7 @@ def _unlisted(roots: Iterable[Path], known: set[Path]) -> list[Path]:
     for root in roots:
         for path in sorted(root.rglob("*")) if root.is_dir() else []:
             hidden = NOT_RESULTS & set(path.relative_to(root).parts) or path.name.startswith(".")
+            hidden = hidden or path.name == LEFT_OUT
             if not hidden and path.is_file() and path.resolve() not in known:
                 out.append(path)
     return out
@@ -189,6 +243,8 @@ def report(roots: Iterable[Path]) -> bool:
     counts = (
         f"{len(found.damaged)} damaged, {len(found.downstream)} downstream, {len(found.unlisted)} unlisted"
     )
+    if found.left_out:
+        counts += f", {len(found.left_out)} left out on purpose ({LEFT_OUT})"
     print(f"{found.checked} files checked, {counts}\n{LIMIT}")
     return not found.damaged
 

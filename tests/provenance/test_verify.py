@@ -25,6 +25,7 @@ from dm2core.config import cell_config, load_config
 from dm2core.errors import DataError
 from dm2core.manifest import (
     NO_SEAL,
+    SMOKE,
     VERSION,
     CellManifest,
     Job,
@@ -37,7 +38,7 @@ from dm2core.manifest import (
 )
 from dm2core.numerics import simulator
 from dm2core.train import train_cell
-from dm2core.verify import verify
+from dm2core.verify import leave_out, verify
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "config.yaml"
@@ -274,6 +275,37 @@ def test_pages_and_tests_do_not_make_code_uncommitted(
     assert edited["commit"] == clean["commit"]
     monkeypatch.setattr(provenance, "REPOSITORY", package)  # inside a stranger's repository
     assert look()["commit"] == "unknown"
+
+
+def test_what_was_left_out_on_purpose_is_not_damaged_but_what_is_there_is_checked(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "results"
+    shutil.copytree(tree, copy)
+    for path in copy.glob("cells/*/policy.safetensors"):
+        path.unlink()
+    assert main(["verify", str(copy)]) == 65
+    assert leave_out(copy) == 2
+    capsys.readouterr()
+    assert main(["verify", str(copy)]) == 0
+    assert "0 damaged, 0 downstream, 0 unlisted, 2 left out on purpose" in capsys.readouterr().out
+    (copy / "cells" / "seed1" / "policy.safetensors").write_bytes(b"another")
+    assert set(verify([copy]).damaged) == {copy / "cells" / "seed1" / "policy.safetensors"}
+    (copy / "cells" / "seed1" / "policy.safetensors").unlink()
+    (copy / "cells" / "seed1" / "metrics.parquet").unlink()  # gone, and nobody said that it would be
+    found = verify([copy])
+    assert set(found.damaged) == {copy / "cells" / "seed1" / "metrics.parquet"} and found.downstream
+    (copy / "left_out.json").write_text("{")
+    with pytest.raises(DataError, match=r"left_out\.json: is damaged"):
+        verify([copy])
+
+
+def test_the_smoke_scale_is_a_reason_not_to_publish_however_far_downstream(tmp_path: Path) -> None:
+    Job("table", "", [], scale="smoke").finish(tmp_path / "t.manifest.json", [])
+    Job("figure", "", [tmp_path / "t.manifest.json"]).finish(tmp_path / "f.manifest.json", [])
+    figure = read_manifest(tmp_path / "f.manifest.json")
+    assert isinstance(figure, Manifest) and SMOKE in figure.not_for_publication
+    assert SMOKE not in Job("table", "", [], scale="quick").reasons
 
 
 def test_copies_in_a_tracking_store_are_not_results(tree: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 from dm2core.analysis.grid import VARIANTS
 from dm2core.config import load_config
 from dm2core.manifest import VERSION, read_manifest
-from dm2core.verify import read_chain, verify
+from dm2core.verify import leave_out, read_chain, verify
 
 from .conftest import ROOT, SMOKE, Outcome, snakemake
 
@@ -211,6 +211,30 @@ def test_500_one_byte_edits_of_a_finished_run_are_named_with_what_was_made_from_
         end |= path.parent.name == "config" and path.stem != used  # planned by another test, made nothing
         if not end:
             assert root / "figures" / "demo_ablation.pdf" in found.downstream, path
+
+
+def test_a_copy_with_metrics_manifests_and_cards_alone_verifies_and_redraws_without_training(
+    smoke: Path, tmp_path: Path
+) -> None:
+    keep = {"metrics.parquet", "manifest.json", "card.json", "card.md"}
+    results = tmp_path / "results" / "smoke"
+    for place in ("cells", "demos"):
+        for path in (smoke / "results" / "smoke" / place).rglob("*"):
+            if path.name in keep and path.parent.name != "seed8":  # another test's
+                target = results / path.relative_to(smoke / "results" / "smoke")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+    assert (
+        leave_out(results) == 5 + 4 + 3 * 3
+    )  # policies, demonstrations, and three files of each expert team
+    found = verify([results])
+    assert (found.damaged, found.downstream, found.unlisted) == ({}, {}, [])
+    outcome = snakemake(tmp_path, "--cores", "1", *SMOKE, *SEED)
+    assert outcome.plan == {"collect_scores": 1, "plot_demo_ablation": 1}, outcome.text
+    for end in ("pdf", "png", "csv"):
+        drawn, redrawn = (root / "figures" / f"demo_ablation.{end}" for root in (smoke, tmp_path))
+        assert drawn.read_bytes() == redrawn.read_bytes(), end
+    assert verify([results, tmp_path / "figures"]).damaged == {}
 
 
 def test_every_result_has_a_complete_manifest(smoke: Path) -> None:

@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(args.config)
         used = files_of(config, figure_cells(config, args.figure))
-        job = Job("table", hash_file(args.config), [args.config, *used], seeds=config.seeds)
+        job = Job(
+            "table", hash_file(args.config), [args.config, *used], seeds=config.seeds, scale=config.scale
+        )
         scores, teams = collect_figure(config, args.figure), collect_teams(config, args.figure)
     except ConfigError as error:
         print(error, file=sys.stderr)

@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(args.config)
         used = files_of(config, [cell for cell in cells(config) if cell.map_name == args.map_name])
-        job = Job("table", hash_file(args.config), [args.config, *used], seeds=config.seeds)
+        job = Job(
+            "table", hash_file(args.config), [args.config, *used], seeds=config.seeds, scale=config.scale
+        )
         scores = collect_scores(config, args.map_name)
         teams = collect_demonstrators(config, args.map_name)
     except ConfigError as error:

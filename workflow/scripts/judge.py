@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(args.config)
         claims = load_claims(args.claims)
         results = Path(config.results)
-        job = Job("verdict", hash_file(args.config), _inputs(args, results), seeds=config.seeds)
+        used = _inputs(args, results)
+        job = Job("verdict", hash_file(args.config), used, seeds=config.seeds, scale=config.scale)
         transferred = transfers(args.transfer)
         runs = read_runs(results)
         planned = pd.DataFrame([asdict(cell) for cell in all_cells(config)]).rename(
