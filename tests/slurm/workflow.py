@@ -1,0 +1,155 @@
+"""Snakemake in a copy of this repository, and what its cells did on the cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.slurm.cluster import ROOT, Cluster
+
+PARTS = (
+    "Snakefile",
+    "workflow",
+    "config",
+    "slurm",
+    "profiles",
+    "claims",
+    "resources",
+    "dm2core",
+    "environment.yml",
+)
+# A site's own profile, and a first look at a job after 3 s instead of 40.
+SITE = """\
+jobs: 3
+latency-wait: 10
+slurm-init-seconds-before-status-checks: 3
+default-resources:
+  - mem_mb=2000
+  - runtime=60
+  - slurm_partition={partition}
+"""
+
+
+@dataclass
+class Clone:
+    """A copy of the repository, or of another clone with its compiled kernels; it has a configuration of its own."""
+
+    folder: Path
+    cluster: Cluster
+    config: str
+    of: Path = ROOT
+    partition: str = "main"
+    extra: str = ""
+    environment: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        for name in PARTS:
+            copy = shutil.copytree if (self.of / name).is_dir() else shutil.copy
+            copy(self.of / name, self.folder / name)
+        (self.folder / "small.yaml").write_text(self.config)
+        (self.folder / "site").mkdir()
+        site = SITE.format(partition=self.partition) + self.extra
+        (self.folder / "site" / "profile.yaml").write_text(site)
+        path = os.pathsep.join([str(Path(sys.executable).parent), self.cluster.environment["PATH"]])
+        self.environment = {**self.cluster.environment, "PYTHONPATH": str(self.folder), "PATH": path}
+
+    def snakemake(self, target: str, *arguments: str) -> subprocess.Popen[str]:
+        """Started, not waited for; it writes to snakemake.log."""
+        command = ["snakemake", target, *arguments, "--configfile", "small.yaml"]
+        with open(self.folder / "snakemake.log", "a") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, text=True
+            )
+
+    def on_slurm(self, target: str, *arguments: str) -> subprocess.Popen[str]:
+        """`snakemake --profile slurm`, as typed, with the site's profile after it."""
+        return self.snakemake(target, "--profile", "slurm", "--profile", "site", *arguments)
+
+    def unlock(self) -> None:
+        """As a user does after the main process died."""
+        assert self.snakemake("--unlock").wait(60) == 0, self.said()
+
+    def said(self) -> str:
+        return (self.folder / "snakemake.log").read_text()[-5000:]
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "smoke"
+
+    def hashes(self) -> dict[str, dict[str, str]]:
+        """Every finished cell's outputs by SHA-256."""
+        return {cell: manifest["outputs"] for cell, manifest in self.manifests().items()}
+
+    def manifests(self) -> dict[str, dict[str, object]]:
+        """Every finished cell's manifest, by the cell's path."""
+        root = self.results / "cells"
+        paths = sorted(root.glob("**/manifest.json"))
+        return {path.parent.relative_to(root).as_posix(): json.loads(path.read_text()) for path in paths}
+
+    def attempts(self, cell: str) -> list[str]:
+        """Slurm jobs that trained a finished cell."""
+        return [one["slurm_job_id"] for one in self.manifests()[cell]["attempts"]]  # type: ignore[attr-defined]
+
+    def running_cells(self) -> dict[str, str]:
+        """Cell by Slurm job, of running jobs whose cell has a checkpoint to go on from."""
+        alive, found = self.cluster.running(), {}
+        root = self.results / "state" / "cells"
+        for path in sorted(root.glob("**/attempts.json")):
+            try:
+                job = str(json.loads(path.read_text())[-1].get("slurm_job_id"))
+            except OSError:  # the cell ended this moment
+                continue
+            if job in alive and (path.parent / "checkpoint").exists():
+                found[job] = path.parent.relative_to(root).as_posix()
+        return found
+
+    def next_job(self, job: str) -> str:
+        """The job that Snakemake submits for the same cell when it has noticed that this one failed."""
+        found: list[str] = []
+
+        def submitted() -> list[str]:
+            jobs = self.cluster.jobs()
+            comment = jobs[job]["comment"]
+            found[:] = [
+                name for name, other in jobs.items() if other["comment"] == comment and int(name) > int(job)
+            ]
+            return found
+
+        self.cluster.wait(submitted, 90, f"another job for the cell of job {job}")
+        return found[0]
+
+    @contextlib.contextmanager
+    def held(self, cell: str) -> Iterator[None]:
+        """The cell's process stands still."""
+        lock = self.results / "state" / "cells" / cell / "lock"
+        pid = int(lock.read_text().split()[1])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def log_of(self, cell: str) -> str:
+        path = self.results / "logs" / "train_cell" / f"{cell}.log"
+        return path.read_text() if path.exists() else ""
+
+    def next_cell(self, hit: dict[str, str], seconds: float = 180) -> tuple[str, str]:
+        """A running job, and its cell, that was not hit yet."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for job, cell in self.running_cells().items():
+                if cell not in hit:
+                    return job, cell
+            time.sleep(0.2)
+        raise AssertionError(f"no running cell that was not hit within {seconds:g} s: {self.said()}")
