@@ -80,6 +80,7 @@ def test_cells_end_once_with_the_same_bits_when_a_job_and_the_main_process_are_k
 
 def test_a_pack_asks_for_a_gpu_and_one_interrupt_empties_the_queue(cluster: Cluster, tmp_path: Path) -> None:
     clone = Clone(tmp_path / "pack", cluster, PACK)
+    clone.copy_site_example()
     busy = cluster.call(
         "sbatch", "--parsable", "--gpus=1", "--output=/dev/null", "--wrap", "sleep 600"
     ).strip()
@@ -94,6 +95,8 @@ def test_a_pack_asks_for_a_gpu_and_one_interrupt_empties_the_queue(cluster: Clus
         asked = cluster.details(pack)
         assert asked["JobState"] == "PENDING" and "gres:gpu:1" in asked["TresPerJob"]
         assert asked["CPUs/Task"] == "2" and asked["Requeue"] == "1"
+        assert cluster.jobs()[pack]["memory"] == "4000M", "by the number of its cells: three"
+        assert asked["Partition"] == "gpu", "the example's partitions, by what a job needs"
         main.send_signal(signal.SIGINT)
         assert main.wait(60) == 1
         assert cluster.jobs()[pack]["state"] == "CANCELLED"

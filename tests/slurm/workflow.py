@@ -48,7 +48,6 @@ class Clone:
     config: str
     of: Path = ROOT
     partition: str = "main"
-    extra: str = ""
     environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,8 +57,7 @@ class Clone:
             copy(self.of / name, self.folder / name)
         (self.folder / "small.yaml").write_text(self.config)
         (self.folder / "site").mkdir()
-        site = SITE.format(partition=self.partition) + self.extra
-        (self.folder / "site" / "profile.yaml").write_text(site)
+        (self.folder / "site" / "profile.yaml").write_text(SITE.format(partition=self.partition))
         path = os.pathsep.join([str(Path(sys.executable).parent), self.cluster.environment["PATH"]])
         self.environment = {**self.cluster.environment, "PYTHONPATH": str(self.folder), "PATH": path}
 
@@ -70,6 +68,17 @@ class Clone:
             return subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, text=True
             )
+
+    def copy_site_example(self) -> None:
+        """Take slurm/site-example as a user does: for a cluster without accounts."""
+        shutil.rmtree(self.folder / "site")
+        shutil.copytree(self.folder / "slurm" / "site-example", self.folder / "site")
+        path = self.folder / "site" / "profile.yaml"
+        lines = path.read_text().splitlines()
+        kept = [
+            line for line in lines if "slurm_account" not in line and "slurm-partition-config" not in line
+        ]
+        path.write_text("\n".join([*kept, f"slurm-partition-config: {path.with_name('partitions.yaml')}"]))
 
     def on_slurm(self, target: str, *arguments: str) -> subprocess.Popen[str]:
         """`snakemake --profile slurm`, as typed, with the site's profile after it."""
@@ -109,20 +118,33 @@ class Clone:
                 job = str(json.loads(path.read_text())[-1].get("slurm_job_id"))
             except OSError:  # the cell ended this moment
                 continue
-            if job in alive and (path.parent / "checkpoint").exists():
-                found[job] = path.parent.relative_to(root).as_posix()
+            cell = path.parent.relative_to(root).as_posix()
+            if (
+                job in alive
+                and (path.parent / "checkpoint").exists()
+                and Path(f"/proc/{self.holder(cell)}").exists()
+            ):
+                found[job] = cell
         return found
+
+    def holder(self, cell: str) -> int:
+        """The process that trains a cell, or did: a requeued job keeps its number while its process is a new one."""
+        try:
+            return int((self.results / "state" / "cells" / cell / "lock").read_text().split()[1])
+        except (OSError, IndexError):  # ended, or just starting
+            return 0
+
+    def jobs_of(self, job: str) -> list[str]:
+        """This job and all others for its cell."""
+        jobs = self.cluster.jobs()
+        return [name for name, other in jobs.items() if other["comment"] == jobs[job]["comment"]]
 
     def next_job(self, job: str) -> str:
         """The job that Snakemake submits for the same cell when it has noticed that this one failed."""
         found: list[str] = []
 
         def submitted() -> list[str]:
-            jobs = self.cluster.jobs()
-            comment = jobs[job]["comment"]
-            found[:] = [
-                name for name, other in jobs.items() if other["comment"] == comment and int(name) > int(job)
-            ]
+            found[:] = [other for other in self.jobs_of(job) if int(other) > int(job)]
             return found
 
         self.cluster.wait(submitted, 90, f"another job for the cell of job {job}")
@@ -131,8 +153,8 @@ class Clone:
     @contextlib.contextmanager
     def held(self, cell: str) -> Iterator[None]:
         """The cell's process stands still."""
-        lock = self.results / "state" / "cells" / cell / "lock"
-        pid = int(lock.read_text().split()[1])
+        pid = self.holder(cell)
+        assert pid, f"{cell} is not running"
         os.kill(pid, signal.SIGSTOP)
         try:
             yield
