@@ -29,7 +29,7 @@ class Cluster:
             command, env=self.environment, capture_output=True, text=True, timeout=60, check=False
         )
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+            raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}{last_words(self.folder)}")
         return done.stdout
 
     def jobs(self) -> dict[str, dict[str, str]]:
@@ -55,9 +55,11 @@ class Cluster:
         """kill -9 the daemon and every process of every job, as a power cut does."""
         self.kill_slurmd()
         mine = b"%s=%s" % (MARK.encode(), os.fsencode(self.folder))
-        for pid in [*processes(mine, b"SLURM_JOB_ID="), *processes(mine, named="slurmstepd")]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        pids = [*processes(mine, named="slurmstepd"), *processes(mine, b"SLURM_JOB_ID=")]
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once: nobody lives to report another's end
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def start_slurmd(self) -> None:
         self.call("slurmd")

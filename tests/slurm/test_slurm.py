@@ -95,7 +95,7 @@ def test_a_pack_asks_for_a_gpu_and_one_interrupt_empties_the_queue(cluster: Clus
         asked = cluster.details(pack)
         assert asked["JobState"] == "PENDING" and "gres:gpu:1" in asked["TresPerJob"]
         assert asked["CPUs/Task"] == "2" and asked["Requeue"] == "1"
-        assert cluster.jobs()[pack]["memory"] == "4000M", "by the number of its cells: three"
+        assert cluster.jobs()[pack]["memory"] == "4300M", "by the number of its cells: three"
         assert asked["Partition"] == "gpu", "the example's partitions, by what a job needs"
         main.send_signal(signal.SIGINT)
         assert main.wait(60) == 1

@@ -27,15 +27,15 @@ PARTS = (
     "dm2core",
     "environment.yml",
 )
-# A site's own profile, and a first look at a job after 3 s instead of 40.
-SITE = """\
+SOON = "slurm-init-seconds-before-status-checks: 3"  # the first look at a job; 40 by default
+SITE = f"""\
 jobs: 3
 latency-wait: 10
-slurm-init-seconds-before-status-checks: 3
+{SOON}
 default-resources:
   - mem_mb=2000
   - runtime=60
-  - slurm_partition={partition}
+  - slurm_partition={{partition}}
 """
 
 
@@ -78,7 +78,8 @@ class Clone:
         kept = [
             line for line in lines if "slurm_account" not in line and "slurm-partition-config" not in line
         ]
-        path.write_text("\n".join([*kept, f"slurm-partition-config: {path.with_name('partitions.yaml')}"]))
+        own = [f"slurm-partition-config: {path.with_name('partitions.yaml')}", SOON]
+        path.write_text("\n".join([*kept, *own]))
 
     def on_slurm(self, target: str, *arguments: str) -> subprocess.Popen[str]:
         """`snakemake --profile slurm`, as typed, with the site's profile after it."""

@@ -268,8 +268,8 @@ def battle_memory(wildcards, attempt):
 
 
 def pack_memory(pack):
-    """A cell of the largest map and buffer (8m_vs_9m, 1024 episodes) adds 1,000 MB to a pack; see docs/slurm.md."""
-    return lambda wildcards, attempt: (1000 + 1000 * len(pack)) * attempt
+    """A cell of the largest map and buffer (8m_vs_9m, 1024 episodes) adds 1,020 MB to a pack; see docs/slurm.md."""
+    return lambda wildcards, attempt: (1000 + 1100 * len(pack)) * attempt
 
 
 def minutes_for(env_steps):
