@@ -76,7 +76,8 @@ def _rows(
         lines = list(_differences(ours, config, config_file, cell, expert=found.kind == "experts"))
     except ConfigError as error:
         lines = [f"cannot be told: {error}"]
-    yield "differs from", "\n".join([f"{config_file}, the paper's protocol:", *lines])
+    protocol = f"{config_file}{', the protocol' if _has_scales(config_file) else ''}:"
+    yield "differs from", "\n".join([protocol, *lines])
     if demos != "none":
         yield "demonstrations", _card(found.results / "demos" / map_name / demos / "card.json")
     yield from _curve(s)
@@ -272,8 +273,14 @@ def _command(found: Found, s: Standing, config: Config, config_file: Path) -> st
     scale, _ = _configuration_of(found.results, config, config_file)
     target = (found.results / found.kind / found.name / "metrics.parquet").as_posix()
     option = f" --configfile {config_file.parent}/scale/{scale}.yaml" if scale else ""
+    if not _has_scales(config_file):  # somebody's own, or the resolved one of a run
+        option = f" --configfile {config_file}"
     force = f" --forcerun {target}" if s.state == "finished" else ""
     return f"snakemake {target} --cores 1{force}{option}"
+
+
+def _has_scales(config_file: Path) -> bool:
+    return (config_file.parent / "scale").is_dir()
 
 
 def _configuration_of(results: Path, config: Config, config_file: Path) -> tuple[str, Config]:

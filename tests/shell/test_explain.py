@@ -101,7 +101,8 @@ def test_the_configuration_may_lie_elsewhere(
     path = tmp_path / "mine.yaml"
     path.write_text(dump_config(config.model_copy(update={"results": str(results)})))
     assert main(["explain", NAME, "--config", str(path)]) == 0
-    assert "used by" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "used by" in page and f"--configfile {path}\n" in page
 
 
 def test_a_curves_bars_go_from_0_to_1() -> None:
