@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,10 @@ def test_the_page_holds_every_category_and_asks_for_nothing_elsewhere(page: Path
         "demo_ablation.png", "replay_3m.gif", "theory.csv", "verdict.html", "verdict.csv", "provenance.html"
     )  # fmt: skip
     assert all(name in text for name in (*CATEGORIES, *names))
-    assert text.count("data:image/png;base64") >= 3 and "data:image/gif;base64" in text
+    kinds = re.findall(r"data:(image/png|image/gif|application/pdf|text/csv|text/html);", text)
+    assert Counter(kinds) == {
+        **{"image/png": 3, "image/gif": 1, "application/pdf": 2, "text/csv": 3, "text/html": 2}
+    }
     assert not re.search(r"<(?:script|img)[^>]*\ssrc=[\"']?https?:|<link[^>]*href=[\"']?https?:", text)
 
 
