@@ -1,8 +1,10 @@
 # The verbs: setup, demo, test, check, bench, figures, clean. Everything stays inside this folder.
 PYTHON ?= python3
 WORKERS ?= 2
-BIN := .venv/bin
-STAMP := .venv/.ready
+ENV := .venv
+LOCK := requirements.txt
+BIN := $(ENV)/bin
+STAMP := $(ENV)/.ready
 TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONNOUSERSITE := 1
@@ -17,7 +19,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test check lint bench bench-peers figures report mlflow clean
+.PHONY: setup demo test check lint drills bench bench-peers figures report mlflow clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -25,7 +27,9 @@ help:
 	echo "make setup    the environment in .venv (the other verbs call it)"
 	echo "make demo     regenerate figures/demo_ablation from nothing (SCALE=smoke: in seconds, shows nothing)"
 	echo "make test     tests and checks"
+	echo "make test-smac  the real StarCraft II's interface, against a stand-in for the game (docs/starcraft.md)"
 	echo "make check    format, lint, types, import order, workflow lint"
+	echo "make drills   kill -9, full disks, bit flips and leaks in large numbers -> results/drills/*.log"
 	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"
 	echo "make bench-peers  JaxMARL's SMAX in .venv-bench, so that make bench compares with it"
 	echo "make figures  redraw the figures from finished cells, without training"
@@ -36,9 +40,9 @@ help:
 setup: $(STAMP)
 	mkdir -p .cache/home
 
-$(STAMP): requirements.txt pyproject.toml
+$(STAMP): $(LOCK) pyproject.toml
 	mkdir -p .cache/home
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(ENV) || { rm -rf $(ENV); \
 	  echo "python3 -m venv failed: install Python 3.11 or 3.12 with its venv package" >&2; exit 1; }
 	# No NVIDIA GPU: the CPU build of torch, a tenth of the download.
 	if ! { command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; }; then \
@@ -46,7 +50,7 @@ $(STAMP): requirements.txt pyproject.toml
 	  $(BIN)/pip install -q "torch==$(TORCH)+cpu" --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null || \
 	  echo "no CPU build of torch found; taking the default one"; \
 	fi
-	$(BIN)/pip install -q -r requirements.txt
+	$(BIN)/pip install -q -r $(LOCK)
 	$(BIN)/pip install -q --no-deps -e .
 	touch $(STAMP)
 
@@ -84,11 +88,24 @@ check: setup
 	echo "checks passed"
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not smac"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not smac and not drill"
+
+drills: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m drill tests/drills
 
 bench: setup
 	mkdir -p results/benchmarks
 	$(BIN)/python -m benchmarks
+
+# The real game's interface against a stand-in, in an environment of its own: smac comes from its repository, by commit.
+.PHONY: test-smac
+SMAC := git+https://github.com/oxwhirl/smac.git@d6aab33f76abc3849c50463a8592a84f59a5ef84
+test-smac:
+	$(MAKE) --no-print-directory ENV=.venv-smac LOCK=requirements-smac.txt setup
+	.venv-smac/bin/pip install -q -r tests/smac/requirements.txt
+	.venv-smac/bin/python -c "import smac.env" 2>/dev/null || .venv-smac/bin/pip install -q "$(SMAC)" || \
+	  echo "smac cannot be had from its repository: its tests are skipped; SMAC=FOLDER names a copy of that commit" >&2
+	OMP_NUM_THREADS=1 .venv-smac/bin/python -m pytest -q -m smac tests/smac
 
 bench-peers: .venv-bench/.ready
 

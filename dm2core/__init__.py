@@ -3,4 +3,4 @@
 __version__ = "0.1.0"
 
 # Part of every cell's digest: raise it by hand whenever a change in this package can change numbers.
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
+from dm2core.crash import reach
 from dm2core.errors import DataError, WriteError
 
 FORMAT = 2
@@ -63,13 +65,18 @@ def write_atomic(path: Path, data: bytes, keep: Path | None = None) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as handle:
-            handle.write(data)
-            handle.flush()
+        with open(part, "wb", buffering=0) as handle:
+            _write_all(handle, data[: len(data) // 2])
+            reach("write-half", path.name)
+            _write_all(handle, data[len(data) // 2 :])
+            reach("write-unsynced", path.name)
             os.fsync(handle.fileno())
+        reach("write-synced", path.name)
         if keep is not None and path.exists():
             os.replace(path, keep)
+            reach("write-kept", path.name)
         os.replace(part, path)
+        reach("write-renamed", path.name)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -79,6 +86,13 @@ def write_atomic(path: Path, data: bytes, keep: Path | None = None) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise write_error(path, len(data), error) from None
+
+
+def _write_all(handle: FileIO, data: bytes) -> None:
+    """All of `data`; a write may take only a part of it, on a disk that is nearly full for example."""
+    view = memoryview(data)
+    while view:
+        view = view[handle.write(view) :]
 
 
 def remove_parts(folder: Path) -> None:

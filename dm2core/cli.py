@@ -107,6 +107,20 @@ def _parser() -> argparse.ArgumentParser:
     demos.add_argument("--out", type=Path, required=True)
     demos.set_defaults(run=_demos)
 
+    published = commands.add_parser(
+        "import-demos", help="make a demonstration set of the released code's files, one per agent"
+    )
+    published.add_argument("files", nargs="+", type=Path, metavar="FILE", help="agent_0.npz agent_1.npz ...")
+    published.add_argument("--to", type=Path, required=True, help="folder of the set")
+    published.add_argument("--map", required=True)
+    published.add_argument("--id", default="imported", help="its name on the card and in results")
+    published.add_argument("--episodes", type=int, help="per agent; default: all")
+    published.add_argument(
+        "--nonconcurrent", action="store_true", help="agent i gets the i-th so many episodes of its file"
+    )
+    published.add_argument("--memory", type=float, default=8.0, help="GiB that decoding one file may use")
+    published.set_defaults(run=_import_demos)
+
     evaluate = commands.add_parser("evaluate", help="win rate of a trained policy")
     evaluate.add_argument("--policy", type=Path, required=True, help="policy.safetensors")
     evaluate.add_argument("--map", help="default: the map it was trained on")
@@ -115,6 +129,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument(
         "--sampled", action="store_true", help="sample actions instead of taking the likeliest"
+    )
+    evaluate.add_argument(
+        "--env",
+        choices=("embedded", "sim", "smac"),
+        help="where to play: the simulator (embedded or sim, the default) or StarCraft II (smac)",
+    )
+    evaluate.add_argument("--games", type=int, help="games of StarCraft II side by side")
+    evaluate.add_argument(
+        "--out", type=Path, help="JSON file of the result; with --env: in results/transfer, if not given"
     )
     evaluate.set_defaults(run=_evaluate)
 
@@ -251,6 +274,7 @@ def _train(args: argparse.Namespace) -> None:
         "expert": args.expert,
     }
     cell_config(config, **common, demos=demos_id)  # complain before torch is imported
+    _require_game(config, args.map)
     if args.demos is not None:
         from dm2core.demonstrations import load_demos
 
@@ -309,12 +333,45 @@ def _demos(args: argparse.Namespace) -> None:
     config = _config(args)
     parse_demos_id(args.id)
     config.map_params(args.map)
+    _require_game(config, args.map)
     import torch
 
     from dm2core.demos import make_demos
 
     torch.set_num_threads(1)
     make_demos(config, args.map, args.id, args.experts, args.out)
+
+
+def _require_game(config: Config, map_name: str) -> None:
+    """ServiceError if the configuration asks for a game that is not there."""
+    if config.games is not None:
+        from dm2core.env.smac.preflight import require
+
+        require(map_name)
+
+
+def _import_demos(args: argparse.Namespace) -> None:
+    from dm2core.env.scenario import known_maps
+    from dm2core.strict import unknown
+
+    if args.map not in known_maps():
+        raise ConfigError(f"--map: {unknown('map', args.map, known_maps())}")
+    if args.episodes is not None and args.episodes < 1:
+        raise ConfigError(f"--episodes {args.episodes}: must be at least 1")
+    if not 0 < args.memory < 2**20:
+        raise ConfigError(f"--memory {args.memory}: GiB, more than 0")
+    from dm2core.published.convert import import_demos
+
+    card = import_demos(
+        args.files,
+        args.to,
+        args.map,
+        demos_id=args.id,
+        episodes=args.episodes,
+        nonconcurrent=args.nonconcurrent,
+        memory=int(args.memory * 2**30),
+    )
+    print(f"{args.to}: {card['episodes_per_agent']} episodes for each of {len(card['agents'])} agents")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -326,9 +383,19 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise ConfigError(f"map: unknown map {args.map!r}; known: {', '.join(known_maps())}")
     if args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: must be at least 1")
+    if args.games is not None and (args.games < 1 or args.env != "smac"):
+        raise ConfigError(f"--games {args.games}: at least 1, and only with --env smac")
+    smac = None
+    if args.env == "smac":
+        from dm2core.env.smac.preflight import require
+        from dm2core.env.smac.settings import DEFAULTS
+
+        require(args.map or "3m")  # before torch is imported
+        smac = DEFAULTS.model_copy(update={"games": args.games or DEFAULTS.games})
     import torch
 
-    from dm2core.env.vector import make_env
+    from dm2core import transfer
+    from dm2core.env.vector import map_spec
     from dm2core.evaluate import evaluate
     from dm2core.replay import policy_map, read_policy
     from dm2core.rollout import compute_for
@@ -337,11 +404,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     map_name = args.map or policy_map(args.policy)
     if map_name not in known_maps():
         raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
-    policy = read_policy(args.policy, make_env(map_name, 1).spec)
+    how = {"episodes": args.episodes, "seed": args.seed, "greedy": not args.sampled}
+    record = transfer.Record(args.policy, map_name, "embedded" if smac is None else "smac", how)
+    policy = read_policy(args.policy, map_spec(map_name))
     compute = compute_for(policy)
-    result = evaluate(policy, map_name, args.episodes, args.seed, greedy=not args.sampled, compute=compute)
+    result = evaluate(
+        policy, map_name, args.episodes, args.seed, greedy=not args.sampled, compute=compute, smac=smac
+    )
     for key, value in result.items():
-        print(f"{key:<16}{value:.4f}")
+        print(f"{key:<20}{value:.4f}")
+    if args.env is not None or args.out is not None:
+        print(f"{'result':<20}{record.finish(args.out, compute, result)}")
 
 
 def _replay(args: argparse.Namespace) -> None:

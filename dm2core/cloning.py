@@ -17,6 +17,7 @@ from torch.nn import functional as fn
 
 from dm2core.config import Cloning
 from dm2core.demonstrations import AgentDemos, Demonstrations
+from dm2core.finite import NotFinite
 from dm2core.nets import Actor, net_input
 
 
@@ -49,7 +50,7 @@ def clone(
             total = total - (likely.detach() * counted).sum()
         losses.append(float(total / weight.sum()))
         if not np.isfinite(losses[-1]):
-            raise FloatingPointError(f"behaviour cloning: the loss is {losses[-1]}")
+            raise NotFinite("behaviour cloning loss", [], float(losses[-1]))
     return losses
 
 

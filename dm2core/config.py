@@ -1,6 +1,7 @@
 """Configuration: one strict, frozen model per component. YAML holds the values, this file holds the rules.
 
-Resolution order, later wins: config/config.yaml, config/scale/{scale}.yaml beside it, overrides (command line).
+Resolution order, later wins: config/config.yaml, beside it config/scale/{scale}.yaml and config/env/{env}.yaml,
+overrides (command line). An env's file may name the scale.
 Nothing here imports torch, so that a bad key is reported in a moment.
 """
 
@@ -19,6 +20,7 @@ from pydantic import Field, model_validator
 
 from dm2core import RESULTS_VERSION
 from dm2core.env.scenario import add_maps, known_maps, load_scenario, user_map_sha256
+from dm2core.env.smac.settings import Smac
 from dm2core.methods import METHODS, split_method, split_run
 from dm2core.qmix.settings import Qmix
 from dm2core.rmappo.settings import Rmappo, RmappoMap
@@ -34,6 +36,7 @@ FIGURES = (
     "state_action",
     "switchboard",
 )
+Env = Literal["embedded", "smac"]
 Compute = Literal["fused", "torch"]  # compiled kernels, or torch
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -156,7 +159,7 @@ class Config(Strict):
     """The whole protocol."""
 
     scale: Literal["smoke", "quick", "paper"]
-    env: Literal["embedded"]
+    env: Env
     maps_file: str  # unit types and maps of one's own; "" for none
     results: str
     profile: str
@@ -179,6 +182,7 @@ class Config(Strict):
     demo_ablation: Ablation
     figures: dict[str, list[Panel]]
     calibration: Calibration
+    smac: Smac
     packs: Packs
     mlflow: Mlflow
 
@@ -219,7 +223,16 @@ class Config(Strict):
                 for run in panel.curves:
                     self._check_run(f"figures.{figure}", panel.map, run)
         self.resolved_compute()
+        if self.env == "smac" and self.packs.cells:
+            raise ConfigError(
+                "packs.cells: packs fight in the simulator only; set packs.cells=0 for env smac"
+            )
         return self
+
+    @property
+    def games(self) -> Smac | None:
+        """How the real game is run, None for the simulator: what `make_env` takes."""
+        return self.smac if self.env == "smac" else None
 
     def _check_run(self, where: str, map_name: str, run: str) -> None:
         method, demos = split_run(run)
@@ -236,6 +249,8 @@ class Config(Strict):
                         f"expert_seeds: {map_name} has {needed} agents and needs as many different experts, "
                         f"got {len(self.expert_seeds)}"
                     )
+            if demos != "none" and parse_demos_id(demos).first_team > len(self.expert_seeds):
+                raise ConfigError(f"expert_seeds: there are only {len(self.expert_seeds)} teams")
         except ConfigError as error:
             raise ConfigError(f"{where}: {run}: {error}") from None
 
@@ -282,7 +297,7 @@ class CellConfig(Strict):
 
     map_name: str
     map_sha256: str = ""  # of the data of a map of one's own, "" for a shipped map
-    env: Literal["embedded"]
+    env: Env
     method: str
     demos: str  # id of the demonstration set, "none" for methods without one
     demos_sha256: str  # of the demonstration file, "" without one
@@ -304,6 +319,7 @@ class CellConfig(Strict):
     qmix: Qmix | None = None
     rmappo: Rmappo | None = None
     results_version: int
+    smac: Smac | None = None  # how the real game is run, None in the simulator; decides no number
 
     @property
     def form(self) -> Compute:
@@ -318,6 +334,7 @@ class CellConfig(Strict):
                 del fields[name]
         for name in _UNREAD[METHODS[self.method].family]:
             del fields[name]
+        del fields["smac"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -394,18 +411,24 @@ def cell_config(
         "rmappo": _rmappo(config.rmappo, map_name, params) if kind.family == "rmappo" else None,
         "own_episodes": config.own_episodes if kind.learns_from == "self" else None,
         "results_version": RESULTS_VERSION,
+        "smac": None if config.games is None else config.games.model_dump(),
     }
     return validated(CellConfig, fields, "cell")
 
 
 class DemoSet(Strict):
-    """One demonstration set, as its id says: `{expert}-{select}_{joint|indep}-{concurrent|nonconcurrent|shuffled}`."""
+    """One demonstration set, as its id says.
+
+    `{expert}-{select}_{joint|indep}-{concurrent|nonconcurrent|shuffled}`, then `-t{k}` if it is not from the first
+    expert team on but from the k-th.
+    """
 
     expert: str  # method of the expert runs; random: nobody's, uniform over the available actions
     select: str  # q50: checkpoint nearest to win rate .50; s500k: nearest to 500,000 env steps; e10: last, epsilon .10
     joint: bool  # all agents' data from one co-trained team, else agent i from expert team i
     concurrent: bool  # all agents' data from the same battles
     shuffled: bool  # a control: every number of the observations drawn from another row
+    first_team: int  # counted from 1 in `expert_seeds`, round and round
 
     @property
     def target_win_rate(self) -> float | None:
@@ -425,6 +448,7 @@ class DemoSet(Strict):
 DEMOS_ID = (
     r"(?:(?P<expert>ippo|rmappo)-(?P<select>q\d{1,3}|s\d+k)|(?P<greedy>qmix)-(?P<noise>e\d{1,2})|random)"
     r"_(?:(?P<team>joint|indep)-(?P<conc>concurrent|nonconcurrent)|joint-(?P<shuffled>shuffled))"
+    r"(?:-t(?P<first>[2-9]|[1-9]\d))?"
 )
 
 
@@ -435,7 +459,7 @@ def parse_demos_id(demos_id: str) -> DemoSet:
         raise ConfigError(
             f"demos: {demos_id!r} is not a demonstration set; ids look like ippo-q50_joint-concurrent "
             "(expert-select_{joint|indep}-{concurrent|nonconcurrent}; select is q<percent>, s<thousands>k, or, "
-            "for qmix, e<percent of random actions>)"
+            "for qmix, e<percent of random actions>; -t2 at the end: from the second expert team on)"
         )
     select = match["select"] or match["noise"] or ""
     if match["greedy"] and match["team"] == "indep":
@@ -446,6 +470,7 @@ def parse_demos_id(demos_id: str) -> DemoSet:
         joint=match["team"] != "indep",
         concurrent=match["conc"] != "nonconcurrent",
         shuffled=match["shuffled"] is not None,
+        first_team=int(match["first"] or 1),
     )
 
 
@@ -454,13 +479,16 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     path = Path(path)
     overrides = dict(overrides or {})
     base = read_yaml(path, "; the shipped one is config/config.yaml")
-    scale = overrides.get("scale", base.get("scale"))
+    env_file = path.parent / "env" / f"{overrides.get('env', base.get('env'))}.yaml"
+    of_env = read_yaml(env_file) if env_file.is_file() else {}
+    scale = overrides.get("scale", of_env.get("scale", base.get("scale")))
     folder = path.parent / "scale"
     if folder.is_dir() and "scale" in base:
         known = sorted(p.stem for p in folder.glob("*.yaml"))
         if scale not in known:
             raise ConfigError(f"scale: {unknown('scale', str(scale), known)}")
         base = _merge(base, read_yaml(folder / f"{scale}.yaml"))
+    base = _merge(base, of_env)
     merged = _merge(base, overrides)
     maps_file = merged.get("maps_file")
     if isinstance(maps_file, str) and maps_file:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +31,8 @@ class AgentDemos:
     obs: NDArray[np.float32]  # [R, O]
     actions: NDArray[np.int64]  # [R]; the last of an episode was never executed
     lengths: NDArray[np.int64]  # [K] steps T
-    won: NDArray[np.bool_]  # [K]
-    episode_return: NDArray[np.float32]  # [K]
+    won: NDArray[np.bool_] | None  # [K]; None if the set does not say
+    episode_return: NDArray[np.float32] | None  # [K]; None if the set does not say
     battle: NDArray[np.int64]  # [K] number of the battle it comes from
 
     @property
@@ -62,6 +65,8 @@ class Demonstrations:
         return Episodes(torch.cat([obs, obs.new_zeros(1, obs.shape[1])]), start, length)
 
 
+BOMB_BYTES, BOMB_RATIO = 2**25, 200  # observations shrink to a sixth, on 3m
+OPTIONAL = ("won", "episode_return")
 FIELDS = {
     "obs": "float32",
     "actions": "int64",
@@ -81,12 +86,20 @@ def load_demos(path: Path, cell: CellConfig | None = None, spec: EnvSpec | None 
         raise DataError(
             f"{file}: its SHA-256 is not the card's, so it is damaged or changed; sample it again"
         )
+    arrays = read_arrays(file)
+    count = sum(name.endswith("/obs") for name in arrays)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            count = sum(name.endswith("/obs") for name in arrays.files)
-            agents = tuple(AgentDemos(*(arrays[f"agent{i}/{name}"] for name in FIELDS)) for i in range(count))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file}: not a demonstration file ({str(error).splitlines()[0]})") from None
+        agents = tuple(
+            AgentDemos(
+                *(
+                    arrays.get(f"agent{i}/{name}") if name in OPTIONAL else arrays[f"agent{i}/{name}"]
+                    for name in FIELDS
+                )  # type: ignore[arg-type]
+            )
+            for i in range(count)
+        )
+    except KeyError as error:
+        raise DataError(f"{file}: not a demonstration file (no {error.args[0]})") from None
     _check_arrays(file, agents)
     if spec is not None:
         wanted = (spec.map_name, spec.n_agents, spec.obs_size)
@@ -100,15 +113,61 @@ def load_demos(path: Path, cell: CellConfig | None = None, spec: EnvSpec | None 
     return Demonstrations(card["map"], card["demos_id"], card["sha256"], agents)
 
 
+def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file; nothing is unpickled, and what is read is as large as it says and not suspiciously so.
+
+    A few hundred kilobytes can unpack to gigabytes: a member whose size its packed bytes do not warrant is refused
+    before it is unpacked.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                if member.file_size > BOMB_BYTES and member.file_size > BOMB_RATIO * member.compress_size:
+                    sizes = f"{member.compress_size} to {member.file_size} bytes"
+                    raise DataError(f"{file}: refused, {member.filename} unpacks from {sizes}")
+                with archive.open(member) as stream:
+                    _check_header(stream, member.file_size)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+    ) as error:
+        raise DataError(f"{file}: not a demonstration file ({str(error).splitlines()[0]})") from None
+
+
+def _check_header(stream: Any, size: int) -> None:
+    """ValueError unless the header's shape and type make up exactly the member's `size` bytes."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != size - stream.tell():
+        raise ValueError(f"an array {dtype} {shape} in {size} bytes")
+
+
+def pack_arrays(agents: Sequence[AgentDemos]) -> bytes:
+    """The bytes of demos.npz."""
+    arrays = {f"agent{i}/{name}": getattr(a, name) for i, a in enumerate(agents) for name in FIELDS}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if array is not None})
+    return buffer.getvalue()
+
+
 def _check_arrays(file: Path, agents: Sequence[AgentDemos]) -> None:
     """Refuse a file whose arrays do not fit each other: its hash may be right and its maker wrong."""
     if not agents:
         raise DataError(f"{file}: holds no agent")
     for i, a in enumerate(agents):
-        if any(getattr(a, name).dtype != kind for name, kind in FIELDS.items()):
+        held = {name: getattr(a, name) for name in FIELDS if getattr(a, name) is not None}
+        if any(array.dtype != FIELDS[name] for name, array in held.items()):
             raise DataError(f"{file}: agent {i} has arrays of a wrong type; they must be {FIELDS}")
         episodes, rows = a.lengths.shape, int((a.lengths + 1).sum())
-        same = a.won.shape == a.episode_return.shape == a.battle.shape == episodes
+        same = all(array.shape == episodes for name, array in held.items() if name not in ("obs", "actions"))
         if a.obs.ndim != 2 or len(episodes) != 1 or not same or a.lengths.min(initial=1) < 1:
             raise DataError(f"{file}: agent {i} has arrays of a wrong shape")
         if len(a.obs) != rows or a.actions.shape != (rows,) or a.obs.shape[1] != agents[0].obs.shape[1]:

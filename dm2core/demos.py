@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +33,8 @@ from torch import Tensor
 
 from dm2core.checkpoint import load_tensors, read_file, write_atomic
 from dm2core.config import Config, DemoSet, dump_config, parse_demos_id
-from dm2core.demonstrations import FIELDS, AgentDemos
-from dm2core.env.vector import make_env
+from dm2core.demonstrations import AgentDemos, pack_arrays
+from dm2core.env.vector import make_env, map_spec
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
 from dm2core.manifest import Job
@@ -114,7 +113,7 @@ def make_demos(config: Config, map_name: str, demos_id: str, folders: Sequence[P
     agents = _sample(sampling, teams, strangers)
     if sampling.demos.shuffled:
         agents = [_shuffled(agent, i, config.eval_seed) for i, agent in enumerate(agents)]
-    data = _pack(agents)
+    data = pack_arrays(agents)
     card = _card(demos_id, sampling, _who_played(sampling, teams, strangers), agents, data)
     write_atomic(out / "demos.npz", data)
     write_atomic(out / "card.md", _card_text(card).encode())
@@ -142,7 +141,7 @@ class Sampling:
 def _teams(sampling: Sampling, demos_id: str, folders: Sequence[Path]) -> list[Expert]:
     """The expert teams of a set, checked; for random play one whose actions are all equally likely."""
     map_name, demos = sampling.map_name, sampling.demos
-    spec = make_env(map_name, 1).spec
+    spec = map_spec(map_name)
     if demos.expert == "random":
         size = sampling.config.ppo.hidden_size
         actor = Actor(spec.n_agents, spec.obs_size + spec.n_actions + spec.n_agents, spec.n_actions, size)
@@ -162,7 +161,7 @@ def _sample(
 ) -> list[AgentDemos]:
     """Each agent's episodes, as the table above says; one block of battles is in memory at a time."""
     count, demos = sampling.config.demos.episodes, sampling.demos
-    n_agents = make_env(sampling.map_name, 1).spec.n_agents
+    n_agents = map_spec(sampling.map_name).n_agents
     if demos.concurrent:
         tensors, role = teams[0].tensors, f"demos/team{teams[0].seed}"
         if strangers is not None:
@@ -202,7 +201,7 @@ def _play(sampling: Sampling, tensors: dict[str, Tensor], role: str, first: int,
     for at in range(first, first + count, BATTLES):
         size = min(BATTLES, first + count - at)
         rollout = collect(
-            make_env(sampling.map_name, size),
+            make_env(sampling.map_name, size, sampling.config.games),
             policy,
             None,
             battle_keys(seed, role, at, size),
@@ -230,13 +229,6 @@ def _agent(played: _Played, agent: int, first: int) -> AgentDemos:
     )
 
 
-def _pack(agents: Sequence[AgentDemos]) -> bytes:
-    arrays = {f"agent{i}/{name}": getattr(a, name) for i, a in enumerate(agents) for name in FIELDS}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
 def _rates(sampling: Sampling, tensors: dict[str, Tensor]) -> dict[str, float]:
     """Win rates on battles of their own: not those that chose the checkpoint, not the demonstrations'."""
     policy, config = load_policy(tensors), sampling.config
@@ -251,6 +243,7 @@ def _rates(sampling: Sampling, tensors: dict[str, Tensor]) -> dict[str, float]:
             epsilon=epsilon,
             role="card",
             compute=sampling.compute(policy),
+            smac=config.games,
         )
 
     played = rate(greedy=sampling.greedy, epsilon=sampling.demos.epsilon)
@@ -280,6 +273,7 @@ def _who_played(
 def _card(
     demos_id: str, sampling: Sampling, played: dict[str, Any], agents: Sequence[AgentDemos], data: bytes
 ) -> dict[str, Any]:
+    results = [(_known(a.won), _known(a.episode_return)) for a in agents]
     return {
         "map": sampling.map_name,
         "demos_id": demos_id,
@@ -287,17 +281,22 @@ def _card(
         **played,
         "agents": [
             {
-                "win_rate": float(a.won.mean()),
-                "episode_return": float(a.episode_return.mean()),
+                "win_rate": float(np.mean(won)),
+                "episode_return": float(np.mean(earned)),
                 "episode_length": float(a.lengths.mean()),
                 "rows": len(a.obs),
                 "battles": [int(a.battle[0]), int(a.battle[-1])],
             }
-            for a in agents
+            for a, (won, earned) in zip(agents, results, strict=True)
         ],
         "obs_size": int(agents[0].obs.shape[1]),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
+
+
+def _known(array: NDArray[Any] | None) -> NDArray[Any]:
+    assert array is not None  # whoever samples knows who won
+    return array
 
 
 def _card_text(card: dict[str, Any]) -> str:

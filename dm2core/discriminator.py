@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from dm2core.config import Discriminator, Switches
+from dm2core.finite import require_finite
 from dm2core.fused import discriminator as fused
 from dm2core.nets import DiscriminatorNet
 from dm2core.pairs import Episodes, Pairs, draw_pairs
@@ -59,8 +60,7 @@ def step(
     """One Adam step of every agent's discriminator; per-agent metrics [N], losses before the step."""
     sums = dict(zip(METRICS, BACKENDS[compute](net, pairs, gp_coef), strict=True))
     loss = sums["bce_expert"] + sums["bce_policy"] + gp_coef * sums["gradient_penalty"]
-    if not bool(torch.isfinite(loss).all()):
-        raise FloatingPointError(f"discriminator losses per agent are {loss.tolist()}")
+    require_finite("discriminator loss", loss)
     optimizer.step()
     return {"loss": loss, **sums}
 

@@ -15,6 +15,8 @@ from dm2core.cloning import clone
 from dm2core.config import CellConfig
 from dm2core.demonstrations import Demonstrations
 from dm2core.discriminator import policy_logits, update_discriminators
+from dm2core.env.smac.vector import take_counts
+from dm2core.finite import require_finite
 from dm2core.methods import METHODS
 from dm2core.nets import Actor, Critic, DiscriminatorNet
 from dm2core.own_best import OwnBest
@@ -63,7 +65,11 @@ class Dm2:
         if self.method.learns_from == "self":
             assert self.cell.own_episodes is not None
             return OwnBest(
-                self.env.spec, self.cell.own_episodes, self.dtype, terminal_row=switches.terminal_row
+                self.env.spec,
+                self.cell.own_episodes,
+                self.dtype,
+                terminal_row=switches.terminal_row,
+                repeatable=self.cell.smac is None,
             )
         if demos is None:
             raise ValueError(f"method {self.cell.method} learns from demonstrations; none were given")
@@ -89,9 +95,12 @@ class Dm2:
         rollout = collect(
             self.env, self.policy, self.learners.critic, keys, compute=cell.form, poll=poll
         )  # l. 3-4
+        require_finite("obs", rollout.obs, agent_axis=2)
+        require_finite("task reward", rollout.rewards, agent_axis=None)
         if isinstance(self.expert, OwnBest):
             self.expert.push(rollout, keys, cell.ppo.gamma)
         imitation, disc_metrics = self._imitate(rollout, draws, poll)
+        require_finite("imitation reward", imitation, agent_axis=2)
         reward = mix(rollout.rewards, imitation, cell.map_params.imitation_coef, self.method.reward)  # l. 11
         rows = training_rows(rollout, cell.switches, release=True)
         if cell.form == "fused":
@@ -112,6 +121,7 @@ class Dm2:
         self.env_steps += rollout.env_steps
         return (
             _rollout_metrics(rollout, batch)
+            | {f"train/{k}": v for k, v in take_counts(self.env).items()}
             | {f"train/{k}": v for k, v in ppo_metrics.items()}
             | disc_metrics
         )

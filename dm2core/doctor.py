@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import os
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dm2core import provenance
+from dm2core.env.smac.preflight import preflight
 from dm2core.errors import ServiceError
 
 State = Literal["ok", "missing", "broken"]
@@ -210,16 +210,7 @@ def _git(who: str, what: str) -> Iterator[Check]:
 
 
 def _starcraft(who: str, what: str) -> Iterator[Check]:
-    """The backend's own checks; without a backend what it would need."""
-    try:
-        preflight = importlib.import_module("dm2core.env.smac.preflight").preflight
-    except ImportError:
-        do = (
-            "StarCraft II 4.10 for Linux with SC2PATH set to its folder, SMAC's maps in its Maps/SMAC_Maps, and the "
-            "package smac from its repository (the package index's smac is another project): README.md, StarCraft II"
-        )
-        yield Check(who, what, "missing", "this version has no backend for it", do)
-        return
+    """The backend's own checks, in the order in which they build on each other."""
     for check in preflight():
         yield Check(who, check.what, "ok" if check.ok else "missing", "", check.to_do)
 

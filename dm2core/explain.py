@@ -239,6 +239,8 @@ def _provenance(m: CellManifest) -> Iterator[tuple[str, str | Text]]:
     if m.packages is not None:
         listed = ", ".join(f"{name} {number}" for name, number in list(m.packages.items())[:6])
         yield "packages", f"{listed}; requirements.txt {(m.lock_sha256 or 'not recorded')[:16]}"
+    if m.game:
+        yield "game", ", ".join(f"{name} {value}" for name, value in m.game.items())
     yield "numerics", ", ".join(f"{name} {value}" for name, value in m.numerics.items() if value)
     yield "digest", m.digest
     yield "files", "\n".join(f"{sha256[:16]}  {name}" for name, sha256 in m.outputs.items())

@@ -105,12 +105,12 @@ def _log_probs(actor: Actor, rows: Rows, row: Tensor | slice) -> tuple[Tensor, T
 
 
 def _huber(error: Tensor, delta: float, *, one_sided: bool) -> Tensor:
-    """Quadratic to delta, then linear; one-sided (D08): nothing at all below -delta."""
+    """Quadratic to delta, then linear; one-sided (D08): nothing at all below -delta. NaN where the error is NaN."""
     size = error.abs()
-    above = error > delta if one_sided else size > delta
-    return torch.where(
-        size <= delta, 0.5 * error.square(), torch.where(above, delta * (size - 0.5 * delta), 0.0)
-    )
+    linear = delta * (size - 0.5 * delta)
+    if one_sided:
+        linear = torch.where(error < -delta, 0.0, linear)
+    return torch.where(size <= delta, 0.5 * error.square(), linear)
 
 
 def _blocks(rows: Rows) -> Iterator[slice]:

@@ -16,7 +16,7 @@ def open_learner(cell: CellConfig, demos: Demonstrations | None) -> Learner:
     """A fresh learner of the cell; `demos` where its method learns from demonstrations."""
     family = METHODS[cell.method].family
     if family == "ppo":
-        return Dm2(cell, make_env(cell.map_name, cell.map_params.episodes_per_update), demos)
+        return Dm2(cell, make_env(cell.map_name, cell.map_params.episodes_per_update, cell.smac), demos)
     if family == "qmix":
         return QmixLearner(cell, cell.map_name)
     assert cell.rmappo is not None

@@ -1,4 +1,8 @@
-"""One writer per cell: a lock on its state folder that the kernel frees when the process dies."""
+"""One writer per cell: a lock on its state folder that the kernel frees when the process dies.
+
+Where locks of files do nothing, as on some network disks, the name in the lock file decides: the process that wrote
+it last is the holder, and any other stops before its next checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dm2core.errors import TryAgain, WriteError
@@ -16,9 +21,28 @@ from dm2core.errors import TryAgain, WriteError
 LOOK_S = 1.0
 
 
+@dataclass(frozen=True)
+class CellLock:
+    """A held lock; `waited`: somebody else held it first."""
+
+    path: Path
+    name: str
+    waited: bool
+
+    def check(self) -> None:
+        """TryAgain if the lock is another's by now, or gone: the files are no longer this process's to write."""
+        try:
+            found = self.path.read_text(errors="replace").strip()
+        except OSError:
+            found = ""
+        if found != self.name:
+            by = f"{found} took it over" if found else "its lock was removed"
+            raise TryAgain(f"{self.path.parent}: this cell was lost, {by}; nothing more was written here")
+
+
 @contextmanager
-def cell_lock(folder: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold the cell; whether it had to be waited for.
+def cell_lock(folder: Path, *, wait: bool = False) -> Iterator[CellLock]:
+    """Hold the cell.
 
     If somebody else holds it, TryAgain names them at once, or with `wait` this one queues: a scheduler's second job
     for a cell whose first one still runs would otherwise use up its retries. The holder removes the folder at its end,
@@ -38,9 +62,9 @@ def cell_lock(folder: Path, *, wait: bool = False) -> Iterator[bool]:
                 waited = True
                 time.sleep(LOOK_S)
             elif _lies_there(handle, path):
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-                yield waited
+                name = f"process {os.getpid()} on {socket.gethostname()}"
+                _sign(handle, path, name)
+                yield CellLock(path, name, waited)
                 return
         finally:
             os.close(handle)
@@ -52,6 +76,14 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise WriteError(f"{path}: cannot be created ({error.strerror})") from None
+
+
+def _sign(handle: int, path: Path, name: str) -> None:
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, name.encode(), 0)
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written ({error.strerror}); make room and run again") from None
 
 
 def _take(handle: int) -> bool:

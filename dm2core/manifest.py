@@ -104,6 +104,7 @@ class CellManifest(_Common):
     env_steps: int
     iterations: int
     numerics: dict[str, str] = {}
+    game: dict[str, str] = {}  # what StarCraft II said about itself, if it was played
     attempts: list[Attempt] = []
     last_attempt: dict[str, float] = {}
 

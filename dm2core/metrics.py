@@ -26,10 +26,14 @@ METRICS: dict[str, tuple[str, str]] = {
     "eval/episode_return": ("SMAC reward", "mean undiscounted return there"),
     "eval/episode_length": ("env steps", "mean length there"),
     "eval/timeout_rate": ("1", "share of battles that used up the limit there"),
+    "eval/env_restarts": ("1", "games that died or hung and were replaced meanwhile; real game only"),
+    "eval/episodes_discarded": ("1", "episodes dropped with them and played again"),
     "eval_sampled/win_rate": ("1", "the same battles, actions sampled; experts only"),
     "train/win_rate": ("1", "share of the iteration's battles won, actions sampled"),
     "train/episode_return": ("SMAC reward", "their mean undiscounted return"),
     "train/episode_length": ("env steps", "their mean length"),
+    "train/env_restarts": ("1", "games that died or hung and were replaced in the iteration; real game only"),
+    "train/episodes_discarded": ("1", "episodes dropped with them and played again"),
     "train/imitation_reward": ("logit", "mean imitation reward over executed steps"),
     "train/policy_loss": ("1", "clipped surrogate, without the entropy bonus"),
     "train/value_loss": ("1", "clipped Huber loss"),
@@ -97,9 +101,14 @@ class MetricLog:
         self._hash.update(data)
 
     def rows(self) -> list[tuple[int, int, str, float]]:
-        """All rows: iteration, env_steps, key, value."""
-        with open(self.path, encoding="utf-8") as handle:
-            return [tuple(json.loads(line)) for line in handle]
+        """All rows: iteration, env_steps, key, value; DataError if the file is not what was written."""
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read ({error.strerror})") from None
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise DataError(f"{self.path}: damaged or written by another process; run again")
+        return [tuple(json.loads(line)) for line in data.splitlines()]
 
 
 def write_parquet(path: Path, rows: list[tuple[int, int, str, float]]) -> None:

@@ -23,8 +23,17 @@ from dm2core.types import EnvSpec
 class OwnBest:
     """At most `capacity` episodes. Kept as observations in memory, saved as what they were played from."""
 
-    def __init__(self, spec: EnvSpec, capacity: int, dtype: torch.dtype, *, terminal_row: bool) -> None:
-        self.spec, self.terminal_row = spec, terminal_row
+    def __init__(
+        self,
+        spec: EnvSpec,
+        capacity: int,
+        dtype: torch.dtype,
+        *,
+        terminal_row: bool,
+        repeatable: bool = True,
+    ) -> None:
+        """Battles that are not `repeatable`, the real game's, are saved with their observations."""
+        self.spec, self.terminal_row, self.repeatable = spec, terminal_row, repeatable
         slots, n_agents = spec.episode_limit + 1, spec.n_agents
         self._obs = torch.zeros(n_agents * capacity * slots + 1, spec.obs_size, dtype=dtype)
         self._view = self._obs[:-1].view(n_agents, capacity, slots, spec.obs_size)
@@ -63,8 +72,10 @@ class OwnBest:
         return Episodes(self._obs, start[:, there], length)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Copies of everything but the observations."""
-        return {
+        """Copies of everything, observations only where the battles cannot be fought again."""
+        there = np.flatnonzero(self._order >= 0)
+        seen = {} if self.repeatable else {"obs": self._view[:, there].clone()}
+        return seen | {
             "keys": torch.from_numpy(self._keys.view(np.int64).copy()),
             "actions": torch.from_numpy(self._actions.copy()),
             "lengths": torch.from_numpy(self._lengths.copy()),
@@ -73,7 +84,7 @@ class OwnBest:
         }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Inverse of `tensors`: the battles are fought again for their observations."""
+        """Inverse of `tensors`: the battles are fought again for their observations, if they can be."""
         self._keys[:] = tensors["keys"].numpy().view(np.uint64)
         for name in ("actions", "lengths", "returns", "order"):
             getattr(self, f"_{name}")[:] = tensors[name].numpy()
@@ -81,6 +92,9 @@ class OwnBest:
         self._heap = [(float(self._returns[k]), int(self._order[k]), int(k)) for k in there]
         heapq.heapify(self._heap)
         self._pushed = int(self._order.max(initial=-1)) + 1
+        if not self.repeatable:
+            self._view[:, there] = tensors["obs"]
+            return
         env = make_env(self.spec.map_name, max(len(there), 1))
         played = replay_battles(env, self._keys[there], self._actions[there], self._lengths[there])
         self._view[:, there] = torch.from_numpy(played.obs).permute(2, 0, 1, 3).to(self._obs.dtype)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dm2core import gradients
 from dm2core.batch import Batch
 from dm2core.config import PPO, Switches
+from dm2core.finite import require_finite
 from dm2core.fused import gradients as fused_gradients
 from dm2core.nets import Actor, Critic
 from dm2core.returns import ValueNorm, gae
@@ -140,7 +141,7 @@ def minibatch_step(
 ) -> dict[str, Tensor]:
     """One Adam step of every actor and every critic on flat grid slots [M]; per-agent metrics [N].
 
-    Raises FloatingPointError if a gradient is not finite; the networks are then as before the step.
+    NotFinite if a gradient or a loss is not finite; the networks are then as before the step.
     """
     backend, targets = learners.backend, batch.value_targets
     if learners.value_norm is not None:
@@ -152,6 +153,8 @@ def minibatch_step(
         learners.critic, rows, batch, targets, slots, cfg, switches, clip_eps
     )
     metrics["grad_norm_critic"] = clip_gradients(learners.critic, cfg.max_grad_norm)
+    for key, value in metrics.items():
+        require_finite(key, value)
     learners.actor_opt.step()
     learners.critic_opt.step()
     return metrics
@@ -161,8 +164,7 @@ def clip_gradients(net: nn.Module, max_norm: float) -> Tensor:
     """Scale each agent's gradient to at most max_norm, agents apart; norms before clipping [N]."""
     grads = [p.grad for p in _trainable(net) if p.grad is not None]
     norms = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
-    if not bool(torch.isfinite(norms).all()):
-        raise FloatingPointError(f"gradient norms per agent are {norms.tolist()}")
+    require_finite("gradient norm", norms)
     scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
     for grad in grads:
         grad.mul_(scale.view(-1, *[1] * (grad.dim() - 1)))

@@ -1,7 +1,8 @@
 """Environment and policy -> Rollout: every battle of the environment played once, from reset to its end.
 
 Whole episodes, as the released runner collects them: battles end at different times, and the ones that have ended
-cost nothing more. Battle b's trajectory depends only on its key and on the policy.
+cost nothing more. In the simulator battle b's trajectory depends only on its key and on the policy. The real game plays
+as many at once as there are games, and a battle whose game failed is played again: every episode is a whole one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as fn
 
+from dm2core.env.smac.vector import SmacEnv
 from dm2core.fused.act import FusedPlayers
 from dm2core.memory import lazy_zeros
 from dm2core.nets import Actor, Critic, Policy, net_input
@@ -153,12 +156,37 @@ def collect(
         truncated=torch.zeros(battles, dtype=torch.bool),
     )
     grid = {name: tensor.numpy() for name, tensor in vars(out).items()}
+    if isinstance(env, SmacEnv):
+        env.wait_with(poll)
+    waiting = np.arange(battles)
+    while waiting.size:
+        wave = waiting[: env.side_by_side]
+        players = players_for(actor, critic, env, compute, epsilon)
+        lost = _play(env, players, keys, wave, grid, greedy=greedy, poll=poll)
+        waiting = np.concatenate([waiting[wave.size :], lost])
+    return out
+
+
+def _play(
+    env: BattleEnv,
+    players: TorchPlayers | FusedPlayers,
+    keys: NDArray[np.uint64],
+    battles: NDArray[np.int64],
+    grid: dict[str, NDArray[Any]],
+    *,
+    greedy: bool,
+    poll: Callable[[], None],
+) -> NDArray[np.int64]:
+    """Play the listed battles side by side to their ends; those that must be played again, their rows zero."""
     grids = Grids(*(grid[name] for name in Grids._fields))
-    players = players_for(actor, critic, env, compute, epsilon)
-    env.reset(keys)
-    live = np.arange(battles)  # battles that still act
-    running = np.ones(battles, dtype=np.bool_)  # of those in `live`: not yet ended
-    for t in range(limit + 1):
+    if battles.size == env.num_battles:
+        env.reset(keys)
+    else:
+        env.reset_battles(keys[battles], battles)
+    live = battles  # battles that still act
+    running = np.ones(live.size, dtype=np.bool_)  # of those in `live`: not yet ended
+    discarded: list[NDArray[np.int64]] = []
+    for t in range(env.spec.episode_limit + 1):
         poll()
         grid["obs"][t, live] = env.obs[live]
         grid["avail_actions"][t, live] = env.avail_actions[live]
@@ -174,4 +202,15 @@ def collect(
         grid["lengths"][ended] = t + 1
         grid["won"][ended] = step.won[~running]
         grid["truncated"][ended] = step.truncated[~running]
-    return out
+        if step.discarded is not None and step.discarded.any():
+            discarded.append(live[step.discarded])
+            live, running = live[~step.discarded], running[~step.discarded]
+            if live.size == 0:
+                break
+    if not discarded:
+        return battles[:0]
+    again = np.concatenate(discarded)
+    for array in grid.values():
+        if array.ndim > 1:  # [T, B, ...]; what goes by battle alone was not written
+            array[:, again] = 0
+    return again

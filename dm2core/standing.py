@@ -17,7 +17,7 @@ from dm2core.progress import read_progress
 FRESH_S = 120.0  # where a lock cannot be looked at, a cell that has not reported for so long does not run
 State = Literal["finished", "outdated", "running", "stopped", "failed", "waiting"]
 # The last words of a cell that did not fail: it goes on when it is started again.
-_STOPPED = re.compile(r"stopped by SIG|in use by|dm2: stopped|waiting for")
+_STOPPED = re.compile(r"stopped by SIG|in use by|was lost, |dm2: stopped|waiting for")
 
 
 @dataclass(frozen=True)

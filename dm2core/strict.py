@@ -56,12 +56,14 @@ def read_yaml(path: Path, hint: str = "") -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, RecursionError, ValueError) as error:
+    except (  # what YAML's constructors raise of odd tags, dates, depths and bytes
+        *(yaml.YAMLError, UnicodeDecodeError, TypeError, RecursionError, ValueError),
+        *(AttributeError, LookupError, ArithmeticError),
+    ) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        raise ConfigError(
-            f"{path}: not valid YAML{line}: {str(getattr(error, 'problem', error)).splitlines()[0]}"
-        ) from None
+        said = (str(getattr(error, "problem", error)).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{path}: not valid YAML{line}: {said}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
     return data

@@ -33,19 +33,23 @@ from dm2core.checkpoint import (
     write_error,
 )
 from dm2core.config import CellConfig
+from dm2core.crash import reach
 from dm2core.demonstrations import load_demos
-from dm2core.env.vector import make_env
+from dm2core.env.smac.vector import game_info
+from dm2core.env.vector import map_spec
 from dm2core.errors import DataError, NumericError
 from dm2core.evaluate import evaluate
+from dm2core.finite import NotFinite, require_all_finite
 from dm2core.interrupt import catch_signals
 from dm2core.learner import Learner
 from dm2core.learners import open_learner
-from dm2core.lock import cell_lock
+from dm2core.lock import CellLock, cell_lock
 from dm2core.manifest import VERSION, CellManifest, to_bytes
 from dm2core.memory import trim
 from dm2core.metrics import MetricLog, write_parquet
 from dm2core.nets import Actor
 from dm2core.progress import CellProgress
+from dm2core.starts import note_progress, note_start
 
 
 @dataclass
@@ -58,6 +62,7 @@ class Run:
     log: MetricLog
     next_eval: int
     poll: Callable[[], None]
+    lock: CellLock
 
 
 def train_cell(
@@ -70,16 +75,17 @@ def train_cell(
     torch.set_num_threads(1)  # the number of threads changes the bits
     started = time.monotonic()
     with (
-        cell_lock(state_folder, wait="SLURM_JOB_ID" in os.environ) as waited,
+        cell_lock(state_folder, wait="SLURM_JOB_ID" in os.environ) as lock,
         catch_signals() as interrupt,
     ):
-        if waited and is_finished(cell, out):
+        if lock.waited and is_finished(cell, out):
             shutil.rmtree(state_folder)
             return
         clear(out, state_folder)
         code = provenance.code_version()  # what runs, even if the sources change meanwhile
+        note_start(state_folder)
         attempts = Attempts(state_folder, code)
-        run = open_run(cell, state_folder, demos, interrupt.poll)
+        run = open_run(cell, state_folder, demos, interrupt.poll, lock)
         first = run.learner.env_steps
         with CellProgress(name_of(cell), cell.env_steps, first, state_folder) as progress:
             _loop(run, progress)
@@ -119,18 +125,23 @@ def clear(out: Path, state_folder: Path) -> None:
         raise write_error(out, 0, error) from None
 
 
-def open_run(cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[], None]) -> Run:
-    loaded = None if demos is None else load_demos(demos, cell, make_env(cell.map_name, 1).spec)
+def open_run(
+    cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[], None], lock: CellLock
+) -> Run:
+    loaded = None if demos is None else load_demos(demos, cell, map_spec(cell.map_name))
     learner = open_learner(cell, loaded)
     saved = load_checkpoint(folder, cell.digest())
     if saved is None:
-        learner.start(poll)
-        return Run(cell, folder, learner, MetricLog(folder / "metrics.jsonl"), 0, poll)
+        try:
+            learner.start(poll)
+        except FloatingPointError as error:
+            raise NumericError(f"{name_of(cell)}, before the first iteration: {error}") from None
+        return Run(cell, folder, learner, MetricLog(folder / "metrics.jsonl"), 0, poll, lock)
     at, tensors = saved
     learner.load_tensors(tensors)
     learner.iteration, learner.env_steps = at.iteration, at.env_steps
     log = MetricLog(folder / "metrics.jsonl", at.metrics_bytes, at.metrics_sha256)
-    return Run(cell, folder, learner, log, at.next_eval, poll)
+    return Run(cell, folder, learner, log, at.next_eval, poll, lock)
 
 
 def _loop(run: Run, progress: CellProgress) -> None:
@@ -140,15 +151,32 @@ def _loop(run: Run, progress: CellProgress) -> None:
     while learner.env_steps < cell.env_steps:
         try:
             metrics = learner.iterate(run.poll)
-            run.log.append(learner.iteration, learner.env_steps, metrics)
+            log_iteration(run, metrics)
         except (FloatingPointError, NumericError) as error:
-            report_failure(run, str(error))
-            raise NumericError(f"{name_of(cell)}, iteration {learner.iteration}: {error}") from None
-        if learner.env_steps >= min(run.next_eval, cell.env_steps):
-            evaluate_run(run, progress)
-        save_checkpoint(run.state_folder, progress_of(run), learner.tensors())
-        progress.update(learner.env_steps)
-        trim()
+            raise report_failure(run, error) from None
+        save_iteration(run, progress)
+
+
+def log_iteration(run: Run, metrics: dict[str, float]) -> None:
+    """Metrics of the iteration just made; NumericError or NotFinite if they or the learner's state are not finite."""
+    learner = run.learner
+    run.lock.check()
+    require_all_finite(learner.tensors(), "state")
+    run.log.append(learner.iteration, learner.env_steps, metrics)
+    reach("log-appended")
+
+
+def save_iteration(run: Run, progress: CellProgress) -> None:
+    """What follows a logged iteration: evaluation where it is due, and the checkpoint."""
+    learner = run.learner
+    if learner.env_steps >= min(run.next_eval, run.cell.env_steps):
+        evaluate_run(run, progress)
+    run.lock.check()
+    save_checkpoint(run.state_folder, progress_of(run), learner.tensors())
+    reach("checkpoint-saved")
+    note_progress(run.state_folder)
+    progress.update(learner.env_steps)
+    trim()
 
 
 def progress_of(run: Run) -> Progress:
@@ -171,6 +199,7 @@ def evaluate_run(run: Run, progress: CellProgress) -> None:
             greedy=greedy,
             compute=cell.form if isinstance(learner.policy, Actor) else "torch",
             poll=run.poll,
+            smac=cell.smac,
         )
         return rates
 
@@ -191,6 +220,7 @@ def _kept(run: Run, env_steps: int) -> Path:
 def finish(run: Run, out: Path, about: dict[str, Any], attempts: Attempts) -> None:
     """Results into `out`, the manifest last."""
     cell, rows = run.cell, run.log.rows()
+    run.lock.check()
     write_parquet(out / "metrics.parquet", rows)
     save_tensors(
         out / "policy.safetensors",
@@ -218,20 +248,32 @@ def finish(run: Run, out: Path, about: dict[str, Any], attempts: Attempts) -> No
         iterations=run.learner.iteration,
         packages=provenance.package_versions(),
         lock_sha256=provenance.lock_sha256(),
+        game=game_info() if cell.smac is not None else {},
         **{**attempts.end(), **about},
     )
+    reach("results-written")
     write_atomic(out / "manifest.json", to_bytes(manifest))
+    reach("manifest-written")
 
 
-def report_failure(run: Run, what: str) -> None:
-    last = run.log.rows()[-20:]
+def report_failure(run: Run, error: Exception) -> NumericError:
+    """Write failure.json: what is not finite, whose, when, and the last metrics that were; the error to raise.
+
+    The checkpoint stays the last good one, and an iteration is a function of it: running again shows the same failure.
+    """
+    learner, rows = run.learner, run.log.rows()
     report = {
-        "what": what,
-        "iteration": run.learner.iteration,
-        "env_steps": run.learner.env_steps,
-        "last_rows": last,
+        "what": str(error),
+        "quantity": error.quantity if isinstance(error, NotFinite) else None,
+        "agents": error.agents if isinstance(error, NotFinite) else [],
+        "iteration": learner.iteration,
+        "env_steps": learner.env_steps,
+        "last_values": {key: value for _, _, key, value in rows},
+        "last_rows": rows[-20:],
     }
-    write_atomic(run.state_folder / "failure.json", json.dumps(report, indent=2).encode())
+    path = run.state_folder / "failure.json"
+    write_atomic(path, json.dumps(report, indent=2).encode())
+    return NumericError(f"{name_of(run.cell)}, iteration {learner.iteration}: {error}; see {path}")
 
 
 def name_of(cell: CellConfig) -> str:

@@ -32,6 +32,8 @@ class Step:
     won: NDArray[np.bool_]  # [b] the last enemy died on this step, at least one ally is alive
     dead_allies: NDArray[np.int32]  # [b]
     dead_enemies: NDArray[np.int32]  # [b]
+    # [b] the real game failed: nothing of the battle counts, it must be played again. None: it cannot happen.
+    discarded: NDArray[np.bool_] | None = None
 
 
 class Grids(NamedTuple):
@@ -49,12 +51,16 @@ class BattleEnv(Protocol):
 
     spec: EnvSpec
     num_battles: int
+    side_by_side: int  # how many of them can be under way at once; the simulator: all
     obs: NDArray[np.float32]  # [B, N, O]
     avail_actions: NDArray[np.bool_]  # [B, N, A]
     alive: NDArray[np.bool_]  # [B, N]
 
     def reset(self, keys: NDArray[np.uint64]) -> None:
         """Start battle b from random stream `keys[b]` ([B] uint64, from `rng.battle_keys`)."""
+
+    def reset_battles(self, keys: NDArray[np.uint64], battles: NDArray[np.int64]) -> None:
+        """Start the listed battles ([b], at most `side_by_side`), battles[n] from keys[n] ([b] uint64)."""
 
     def step(self, actions: NDArray[np.int64], battles: NDArray[np.int64]) -> Step:
         """Advance the battles listed in `battles` ([b], distinct) by `actions` ([b, N]); others stand still.

@@ -49,6 +49,7 @@ NOTES = {
     "quick": "scale quick: reduced budgets on the embedded simulator",
     "paper": "",
 }
+GAME_NOTES = {**NOTES, "quick": "scale quick: reduced budgets; StarCraft II", "paper": "StarCraft II"}
 NOT_FOR_PUBLICATION = "not for publication"
 
 

@@ -123,12 +123,19 @@ def select(grid: Sequence[Cell], only: dict[str, Any]) -> list[Cell]:
 
 
 def demonstrators(config: Config, map_name: str, demos_id: str) -> list[int]:
-    """Seeds of the expert teams one set is drawn from: the first one, or one per agent, or none."""
-    demos = parse_demos_id(demos_id)
+    """Seeds of the expert teams one set is drawn from: one, or one per agent, or none.
+
+    ConfigError if `expert_seeds` has fewer than the set's id or the map asks for.
+    """
+    demos, seeds = parse_demos_id(demos_id), config.expert_seeds
     count = 1 if demos.joint else load_scenario(map_name).n_agents
     if demos.expert == "random":
         return []
-    return list(config.expert_seeds[:count])
+    if max(count, demos.first_team) > len(seeds):
+        raise ConfigError(
+            f"expert_seeds: {demos_id} on {map_name} needs {max(count, demos.first_team)}, got {len(seeds)}"
+        )
+    return [seeds[(demos.first_team - 1 + i) % len(seeds)] for i in range(count)]
 
 
 def expert_digest(config: Config, map_name: str, method: str, seed: int) -> str:
@@ -140,7 +147,8 @@ def demos_digest(config: Config, map_name: str, demos_id: str) -> str:
     """Digest of a demonstration set before it exists: its experts, its settings and its id."""
     method = parse_demos_id(demos_id).expert
     if method == "random":
-        return _digest([demos_id, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION])
+        played_in = [] if config.env == "embedded" else [config.env]
+        return _digest([demos_id, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION, *played_in])
     experts = [expert_digest(config, map_name, method, s) for s in demonstrators(config, map_name, demos_id)]
     return _digest([demos_id, experts, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION])
 

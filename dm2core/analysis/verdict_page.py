@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from dm2core.analysis.transfer_table import NOT_RUN
+
 REACH = (
     "A surrogate simulator tests the mechanism and the ordering of the methods, not StarCraft II's numbers: "
     "`replicated` means found again in an independently built setting."
 )
+GAME_REACH = "Cells were trained and evaluated in StarCraft II itself, through SMAC."
 RULE = (
     "Outcomes follow the rules in claims/claims.yaml. Intervals are nominal 95 %; docs/statistics.md gives their "
     "measured coverage. p is a permutation test, corrected by Holm over all contrasts."
@@ -18,15 +21,24 @@ RULE = (
 
 
 def page(
-    judged: pd.DataFrame, claims_sha256: str, counts: dict[str, int], reasons: Sequence[str] = ()
+    judged: pd.DataFrame,
+    claims_sha256: str,
+    counts: dict[str, int],
+    reasons: Sequence[str] = (),
+    *,
+    reach: str = REACH,
+    transfers: str = f"{NOT_RUN}.",
 ) -> str:
     """Markdown of `verdict.verdict`'s table; `counts` has planned, finished and failed runs, `reasons` speak against
-    publishing it."""
+    publishing it.
+
+    `transfers`: policies in simulator and game (transfer_table.py).
+    """
     register = ", ".join(f"{name} {count}" for name, count in counts.items())
     parts = [
         "# Verdict",
         *(f"Not for publication: {reason}." for reason in reasons),
-        REACH,
+        reach,
         f"Runs: {register}. claims.yaml: SHA-256 `{claims_sha256}`.",
         RULE,
         _table(
@@ -49,6 +61,9 @@ def page(
         _table(
             ["claim", "map", "IQM difference [95 %]", "more needed", "other readings"], _firm_rows(judged)
         ),
+        "## Simulator and StarCraft II",
+        "Win rates of the same policies in both, 95 % intervals by Wilson; `dm2 evaluate --env`, docs/starcraft.md.",
+        transfers,
         "## Theory",
         _table(
             ["test", "place", "statement", "outcome", "note"],

@@ -54,8 +54,13 @@ _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 _ONE = np.uint64(1)
-_TURN_COS = (0.8660254037844386, 0.5, 0.0, -0.5)  # 30, 60, 90, 120 degrees
-_TURN_SIN = (0.5, 0.8660254037844386, 1.0, 0.8660254037844386)
+# Eight turns: 30, 60, 90, 120 degrees to the chosen side, then to the other.
+_TURN_COS = np.array([0.8660254037844386, 0.5, 0.0, -0.5] * 2)
+_TURN_SIN = np.array(
+    [0.5, 0.8660254037844386, 1.0, 0.8660254037844386, -0.5, -0.8660254037844386, -1.0, -0.8660254037844386]
+)
+# First of the turns whose bit is not set, 8 if all are.
+_FIRST_FREE = np.array([next((k for k in range(8) if not bits >> k & 1), 8) for bits in range(256)])
 _AWAY = 1e6  # where the dead are put: farther than any range, so tests of distance need not ask who lives
 _ULP53 = 1.0 / 9007199254740992.0
 _NEAR = 3.0  # marchers that run into one who has arrived this close to the goal have arrived too
@@ -188,6 +193,32 @@ def _first(f: F64, m: I32, u: int, x: float, y: float, count: int, pairs: F64) -
     return -1
 
 
+@njit(**_INLINE)
+def _barred(
+    f: F64, m: I32, u: int, ux: float, uy: float, step: float, count: int, table: F64, pairs: F64, rules: F64
+) -> int:
+    """The turns away from (ux, uy) after which u would run into one of the `count` listed units, a bit each.
+
+    All eight at once, though the first free one is wanted: the compiler makes one vector of them, and which it will
+    be nobody could predict, the processor neither.
+    """
+    x, y, side = f[X, u], f[Y, u], float(m[SIDE, u])
+    bits = 0
+    for n in range(count):
+        j = m[LIST, n]
+        jx, jy = f[X, j], f[Y, j]
+        px, py = x - jx, y - jy
+        limit = min(pairs[CONTACT, u, j] * pairs[CONTACT, u, j], px * px + py * py)
+        for k in range(8):
+            s, c = _TURN_SIN[k] * side, _TURN_COS[k]
+            nx, ny = _inside(
+                x + (c * ux - s * uy) * step, y + (s * ux + c * uy) * step, table[BODY, u], rules
+            )
+            ex, ey = nx - jx, ny - jy
+            bits |= (1 << k) if ex * ex + ey * ey < limit else 0
+    return bits
+
+
 @njit(**_KERNEL)
 def _pushed(f: F64, u: int, j: int, x: float, y: float, table: F64, pairs: F64, rules: F64) -> bool:
     """Push idle j out of the way of u going to (x, y), if there is room."""
@@ -205,23 +236,27 @@ def _pushed(f: F64, u: int, j: int, x: float, y: float, table: F64, pairs: F64, 
     return True
 
 
-@njit(**_INLINE)
-def _walk(f: F64, m: I32, u: int, gx: float, gy: float, table: F64, pairs: F64, rules: F64) -> None:
-    """One loop of walking towards (gx, gy)."""
+@njit(**_KERNEL)
+def _detour(
+    f: F64,
+    m: I32,
+    u: int,
+    j: int,
+    count: int,
+    ux: float,
+    uy: float,
+    d: float,
+    table: F64,
+    pairs: F64,
+    rules: F64,
+) -> None:
+    """One loop of walking along (ux, uy) to a goal d away where j, of the `count` listed units, is in the way."""
     x, y = f[X, u], f[Y, u]
-    dx, dy = gx - x, gy - y
-    d = sqrt(dx * dx + dy * dy)
-    if d < 1e-9:
-        return
-    ux, uy = dx / d, dy / d
-    _turn(f, u, ux, uy, rules)
     step = min(table[SPEED, u], d)
     body = table[BODY, u]
     n_allies = int(rules[N_ALLIES])
     nx, ny = _inside(x + ux * step, y + uy * step, body, rules)
-    count = _near(f, m, u, pairs)
-    j = _first(f, m, u, nx, ny, count, pairs)
-    if j >= 0 and m[ORDER, j] == IDLE and (u < n_allies) == (j < n_allies):
+    if m[ORDER, j] == IDLE and (u < n_allies) == (j < n_allies):
         if m[ORDER, u] == MARCH and m[TARGET, u] < 0 and d < _NEAR:
             m[ORDER, u] = IDLE  # the place is taken by one who has arrived
             return
@@ -234,21 +269,40 @@ def _walk(f: F64, m: I32, u: int, gx: float, gy: float, table: F64, pairs: F64, 
         if m[SIDE, u] == 0:
             cross = ux * (f[Y, j] - y) - uy * (f[X, j] - x)
             m[SIDE, u] = -1 if cross > 0.0 or (cross == 0.0 and (u & 1) == 1) else 1
-        for k in range(8):
-            s = _TURN_SIN[k & 3] * m[SIDE, u] * (1 if k < 4 else -1)
-            c = _TURN_COS[k & 3]
-            nx, ny = _inside(x + (c * ux - s * uy) * step, y + (s * ux + c * uy) * step, body, rules)
-            j = _first(f, m, u, nx, ny, count, pairs)
-            if j < 0:
-                if k >= 4:
-                    m[SIDE, u] = -m[SIDE, u]
-                break
-    if j < 0:
-        f[X, u] = nx
-        f[Y, u] = ny
-        m[STUCK, u] = 0
+        k = _FIRST_FREE[_barred(f, m, u, ux, uy, step, count, table, pairs, rules)]
+        if k == 8:
+            m[STUCK, u] += 1
+            return
+        s, c = _TURN_SIN[k] * m[SIDE, u], _TURN_COS[k]
+        nx, ny = _inside(x + (c * ux - s * uy) * step, y + (s * ux + c * uy) * step, body, rules)
+        if k >= 4:
+            m[SIDE, u] = -m[SIDE, u]
+    f[X, u] = nx
+    f[Y, u] = ny
+    m[STUCK, u] = 0
+
+
+@njit(**_INLINE)
+def _walk(f: F64, m: I32, u: int, gx: float, gy: float, table: F64, pairs: F64, rules: F64) -> None:
+    """One loop of walking towards (gx, gy)."""
+    x, y = f[X, u], f[Y, u]
+    dx, dy = gx - x, gy - y
+    d = sqrt(dx * dx + dy * dy)
+    if d < 1e-9:
         return
-    m[STUCK, u] += 1
+    ux, uy = dx / d, dy / d
+    _turn(f, u, ux, uy, rules)
+    step = min(table[SPEED, u], d)
+    nx, ny = _inside(x + ux * step, y + uy * step, table[BODY, u], rules)
+    count = _near(f, m, u, pairs)
+    j = _first(f, m, u, nx, ny, count, pairs)
+    if j >= 0:
+        _detour(f, m, u, j, count, ux, uy, d, table, pairs, rules)
+        return
+    m[SIDE, u] = 0
+    m[STUCK, u] = 0
+    f[X, u] = nx
+    f[Y, u] = ny
 
 
 @njit(**_INLINE)

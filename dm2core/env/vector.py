@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from dm2core.env import battle, observe
 from dm2core.env.scenario import Scenario, UnitType, load_scenario, smac_units
-from dm2core.types import BattleEnv, Step
+from dm2core.env.smac.settings import Smac
+from dm2core.env.smac.vector import SmacEnv
+from dm2core.types import BattleEnv, EnvSpec, Step
 
 GAME_LOOPS = 8  # SMAC's step_mul
 
@@ -99,7 +101,7 @@ class BattleSim:
         options = options or observe.Options()
         self.encoding, self._table = _encoding(scenario, options)
         self.spec = spec = self.encoding.spec
-        self.num_battles = num_battles
+        self.num_battles = self.side_by_side = num_battles
         units = scenario.allies + scenario.enemies
         self._start = scenario.start
         self._units = _unit_rows(units)
@@ -220,6 +222,19 @@ class BattleSim:
     _STATE = ("_floats", "_ints", "_streams", "_steps", "_last_action", "raw")
 
 
-def make_env(map_name: str, num_battles: int) -> BattleEnv:
-    """The embedded simulator with `num_battles` battles of one map."""
-    return BattleSim(map_name, num_battles)
+def map_spec(map_name: str) -> EnvSpec:
+    """Sizes of a map's interface, the same in the simulator and in the game; starts neither."""
+    return _encoding(load_scenario(map_name), observe.Options())[0].spec
+
+
+def make_env(map_name: str, num_battles: int, smac: Smac | None = None) -> BattleEnv:
+    """`num_battles` battles of one map: the embedded simulator, or with `smac` the real game."""
+    if smac is None:
+        return BattleSim(map_name, num_battles)
+    return game_env(map_name, num_battles, smac)
+
+
+def game_env(map_name: str, num_battles: int, smac: Smac, *, own_games: bool = False) -> SmacEnv:
+    """The real game with the simulator's encoding beside it."""
+    encoding, table = _encoding(load_scenario(map_name), observe.Options())
+    return SmacEnv(encoding, table, num_battles, smac, own_games=own_games)

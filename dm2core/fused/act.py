@@ -18,32 +18,27 @@ from dm2core.fused.body import (
     recall_shared,
     remember_shared,
 )
+from dm2core.fused.cache import KERNEL
 from dm2core.fused.draw import pick, uniform
 from dm2core.fused.fold import fold
-from dm2core.fused.losses import log_softmax
-from dm2core.fused.tiles import FAST, KERNEL, exp32
+from dm2core.fused.lanes import squares, total
+from dm2core.fused.losses import softmax
 from dm2core.nets import Actor, Critic
 from dm2core.types import BattleEnv, Grids
 
-_ZERO, _ONE, _EPS = np.float32(0.0), np.float32(1.0), np.float32(1e-5)
+_ONE, _EPS = np.float32(1.0), np.float32(1e-5)
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _input(obs, last_action, n_actions, agent, size, x):  # type: ignore[no-untyped-def]
     """x = the normalised network input (nets.py: net_input) of `size` numbers: obs, last action (-1: none), agent."""
     n_obs = obs.size
-    total = _ONE if last_action < 0 else np.float32(2.0)
-    for j in range(n_obs):
-        total += obs[j]
-    mean = total / np.float32(size)
-    squares = _ZERO
-    for j in range(n_obs):
-        e = obs[j] - mean
-        squares += e * e
-    ones = 1 if last_action < 0 else 2
-    squares += np.float32(ones) * (_ONE - mean) * (_ONE - mean)
-    squares += np.float32(size - n_obs - ones) * mean * mean
-    scale = _ONE / np.float32(sqrt(squares / np.float32(size) + _EPS))
+    ones = np.float32(1.0 if last_action < 0 else 2.0)
+    zeros = np.float32(size - n_obs) - ones
+    share = _ONE / np.float32(size)
+    mean = (total(obs) + ones) * share
+    spread = squares(obs, mean) + ones * (_ONE - mean) * (_ONE - mean) + zeros * mean * mean
+    scale = _ONE / np.float32(sqrt(spread * share + _EPS))
     for j in range(n_obs):
         x[j] = (obs[j] - mean) * scale
     for j in range(n_obs, size):
@@ -93,19 +88,17 @@ def _actions(  # type: ignore[no-untyped-def]
         for i in range(m):
             b = live[start + i]
             copy_row(h[b, agent], k.h_next[i])
-            log_softmax(i, avail[b, agent], k)
+            out, pi = k.out[i], k.d_out[i]
+            softmax(avail[b, agent], out, pi)
             action = -1
-            for a in range(n_actions):
-                if avail[b, agent, a]:
-                    k.d_out[i, a] = exp32(k.out[i, a])
-                    if action < 0 or k.out[i, a] > k.out[i, action]:
+            if greedy:
+                for a in range(n_actions):
+                    if avail[b, agent, a] and (action < 0 or out[a] > out[action]):
                         action = a
-                else:
-                    k.d_out[i, a] = _ZERO
-            if not greedy:
-                action = pick(k.d_out[i, :n_actions], uniform(keys[b], t, n_agents, agent))
+            else:
+                action = pick(pi[:n_actions], uniform(keys[b], t, n_agents, agent))
             actions[t, b, agent] = action
-            log_probs[t, b, agent] = k.out[i, action]
+            log_probs[t, b, agent] = out[action]
 
 
 @njit(**KERNEL)

@@ -15,11 +15,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from dm2core.fused.tiles import FAST, KERNEL, PAD, accumulate, affine, product_address, sigmoid32, tanh32
+from dm2core.fused.cache import KERNEL
+from dm2core.fused.lanes import dot, squares, total
+from dm2core.fused.tiles import PAD, accumulate, affine, product_address, sigmoid32, tanh32
 
 F32 = NDArray[np.float32]
 BLOCK = 96  # rows: 0.3 MB of activations, a multiple of the tiles' rows
-_ONE, _EPS, _ROW = np.float32(1.0), np.float32(1e-5), np.int64(1)
+_ZERO, _ONE, _EPS, _ROW = np.float32(0.0), np.float32(1.0), np.float32(1e-5), np.int64(1)
 
 
 class Folded(NamedTuple):
@@ -123,67 +125,61 @@ def copy_row(to, row):  # type: ignore[no-untyped-def]
         to[j] = row[j]
 
 
-@njit(**FAST)
-def normalize(m, y, x, r):  # type: ignore[no-untyped-def]
+@njit(**KERNEL)
+def _normalize(m, y, x, r):  # type: ignore[no-untyped-def]
     """x = (y - mean) / deviation of each of m rows, r = 1 / deviation (layer norm with epsilon 1e-5)."""
-    size = np.float32(y.shape[1])
+    share = _ONE / np.float32(y.shape[1])
     for i in range(m):
-        total = np.float32(0.0)
-        for j in range(y.shape[1]):
-            total += y[i, j]
-        mean = total / size
-        squares = np.float32(0.0)
-        for j in range(y.shape[1]):
-            e = y[i, j] - mean
-            squares += e * e
-        r[i] = _ONE / np.float32(sqrt(squares / size + _EPS))
-        for j in range(y.shape[1]):
-            x[i, j] = (y[i, j] - mean) * r[i]
+        row, out = y[i], x[i]
+        mean = total(row) * share
+        scale = _ONE / np.float32(sqrt(squares(row, mean) * share + _EPS))
+        for j in range(row.size):
+            out[j] = (row[j] - mean) * scale
+        r[i] = scale
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _rectify(m, y):  # type: ignore[no-untyped-def]
     for i in range(m):
-        for j in range(y.shape[1]):
-            y[i, j] = max(y[i, j], np.float32(0.0))
+        row = y[i]
+        for j in range(row.size):
+            row[j] = max(row[j], _ZERO)
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _normalize_back(m, d, x, r):  # type: ignore[no-untyped-def]
     """In place: gradient of the normalised rows -> of the rows before normalisation."""
-    size = np.float32(d.shape[1])
+    share = _ONE / np.float32(d.shape[1])
     for i in range(m):
-        total, along = np.float32(0.0), np.float32(0.0)
-        for j in range(d.shape[1]):
-            total += d[i, j]
-            along += d[i, j] * x[i, j]
-        mean, slope = total / size, along / size
-        for j in range(d.shape[1]):
-            d[i, j] = (d[i, j] - mean - x[i, j] * slope) * r[i]
+        row, along, scale = d[i], x[i], r[i]
+        mean, slope = total(row) * share, dot(row, along) * share
+        for j in range(row.size):
+            row[j] = (row[j] - mean - along[j] * slope) * scale
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _rectify_back(m, d, y):  # type: ignore[no-untyped-def]
     for i in range(m):
-        for j in range(d.shape[1]):
-            d[i, j] = d[i, j] if y[i, j] > np.float32(0.0) else np.float32(0.0)
+        row, above = d[i], y[i]
+        for j in range(row.size):
+            row[j] = row[j] if above[j] > _ZERO else _ZERO
 
 
-@njit(**FAST)
-def add_rows(m, total, d):  # type: ignore[no-untyped-def]
-    """total [n] += the sum of the first m rows of d [., n]."""
+@njit(**KERNEL)
+def add_rows(m, s, d):  # type: ignore[no-untyped-def]
+    """s [n] += the sum of the first m rows of d [., n]."""
     for i in range(m):
-        for j in range(d.shape[1]):
-            total[j] += d[i, j]
+        row = d[i]
+        for j in range(row.size):
+            s[j] += row[j]
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _gate(m, gates, new_h, h, h_next):  # type: ignore[no-untyped-def]
     """The GRU's elementwise part; gates hold sums before and values after."""
     size = h.shape[1]
-    for i in range(
-        m
-    ):  # rows as views of their own: an index that adds up could be negative, and nothing vectorises
+    # Rows as views of their own: an index that adds up could be negative, and nothing vectorises.
+    for i in range(m):
         reset, update, new = gates[i, :size], gates[i, size : 2 * size], gates[i, 2 * size :]
         for j in range(size):
             r = sigmoid32(reset[j])
@@ -195,7 +191,7 @@ def _gate(m, gates, new_h, h, h_next):  # type: ignore[no-untyped-def]
             h_next[i, j] = n + z * (h[i, j] - n)
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _gate_back(m, d, gates, new_h, h, d_gates, d_new_h):  # type: ignore[no-untyped-def]
     """From the gradient d of the next hidden state to those of the gates' sums."""
     size = h.shape[1]
@@ -211,37 +207,37 @@ def _gate_back(m, d, gates, new_h, h, d_gates, d_new_h):  # type: ignore[no-unty
             d_new_h[i, j] = d_n * r
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def below(m, agent, w, k):  # type: ignore[no-untyped-def]
     """From k.x to the input's share of the gates' sums, k.gates, of rows 0..m-1."""
     affine(k.product, k.y1[:m], w.b1[agent], k.x[:m], w.w1[agent])
     _rectify(m, k.y1)
-    normalize(m, k.y1, k.x1, k.r1)
+    _normalize(m, k.y1, k.x1, k.r1)
     affine(k.product, k.y2[:m], w.b2[agent], k.x1[:m], w.w2[agent])
     _rectify(m, k.y2)
-    normalize(m, k.y2, k.x2, k.r2)
+    _normalize(m, k.y2, k.x2, k.r2)
     affine(k.product, k.gates[:m], w.bx[agent], k.x2[:m], w.wx[agent])
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def above(m, agent, w, k):  # type: ignore[no-untyped-def]
     """From k.gates and k.h to the outputs k.out and the next hidden state k.h_next."""
     both = 2 * k.h.shape[1]  # reset and update add both shares; the new gate keeps the hidden state's apart
     accumulate(k.product, k.gates[:m, :both], k.h[:m], w.wh[agent, :, :both])
     affine(k.product, k.new_h[:m], w.bh_new[agent], k.h[:m], w.wh[agent, :, both:])
     _gate(m, k.gates, k.new_h, k.h, k.h_next)
-    normalize(m, k.h_next, k.x3, k.r3)
+    _normalize(m, k.h_next, k.x3, k.r3)
     affine(k.product, k.out[:m], w.b3[agent], k.x3[:m], w.w3[agent])
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def forward(m, agent, w, k):  # type: ignore[no-untyped-def]
     """k.out and k.h_next from k.x and k.h."""
     below(m, agent, w, k)
     above(m, agent, w, k)
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def above_back(m, agent, w, k, s):  # type: ignore[no-untyped-def]
     """From k.d_out to k.d_gates, adding to the sums of the head and of the hidden state's weights.
 
@@ -260,7 +256,7 @@ def above_back(m, agent, w, k, s):  # type: ignore[no-untyped-def]
     accumulate(k.product, s.gh[agent, both:], k.d_new_h[:m].T, k.h[:m])
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def below_back(m, agent, w, k, s):  # type: ignore[no-untyped-def]
     """From k.d_gates to the sums of everything below the gates (but s.sx, which `above_back` adds to)."""
     accumulate(k.product, s.gx[agent], k.d_gates[:m].T, k.x2[:m])
@@ -276,7 +272,7 @@ def below_back(m, agent, w, k, s):  # type: ignore[no-untyped-def]
     accumulate(k.product, s.g1[agent], k.d1[:m].T, k.x[:m])
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def backward(m, agent, w, k, s):  # type: ignore[no-untyped-def]
     """Add the gradients of rows 0..m-1 to the sums s, from k.d_out."""
     above_back(m, agent, w, k, s)

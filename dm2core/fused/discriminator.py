@@ -1,7 +1,8 @@
 """Compiled loss and gradient of the discriminators: what `discriminator.backward` does in torch.
 
-Both sides' zero rows (padding and dead agents) are one input each, however many there are; the means keep their
-weights. Shapes: N agents, m rows of a block, F observation padded, H hidden.
+Zero rows (padding and dead agents) are one input, however many there are; the means keep their weights. The inputs of
+the gradient penalty lie between an expert's row and a policy's: their first layer is interpolated too, not computed.
+Shapes: N agents, m rows of a block, F observation padded, H hidden.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from dm2core.fused.body import add_rows, copy_row, padded
-from dm2core.fused.tiles import FAST, KERNEL, accumulate, affine, exp32, product_address, sigmoid32, tanh32
+from dm2core.fused.cache import KERNEL
+from dm2core.fused.lanes import dot
+from dm2core.fused.tiles import accumulate, affine, exp32, product_address, sigmoid32, tanh32
 from dm2core.nets import DiscriminatorNet
 from dm2core.pairs import Pairs
 
@@ -52,11 +55,16 @@ class Sums(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Buffers of one block, [BLOCK, F] or [BLOCK, H]."""
+    """Buffers of one block of pairs; side 0 is the expert's, side 1 the policy's."""
 
-    x: F32
-    gradient: F32  # [BLOCK, F] df/dx, then its derivative
-    h1: F32
+    x: F32  # [2, BLOCK, F] rows that are not zero
+    a: F32  # [2, BLOCK, H] their sums before the first tanh
+    d: F32  # [2, BLOCK, H] and the gradients of those
+    weight: F32  # [3, BLOCK] of the rows of both sides, of the pairs
+    alpha: F32  # [BLOCK] the expert's share in a pair
+    at: NDArray[np.int64]  # [2, BLOCK] where a pair's rows are among its side's; -1: that row is zero
+    none: F32  # [BLOCK] zeros
+    h1: F32  # [BLOCK, H], as all that follow
     h2: F32
     q1: F32  # df/d(layer 1 before tanh)
     q2: F32  # df/d(layer 2 before tanh)
@@ -65,7 +73,9 @@ class Work(NamedTuple):
     d1: F32
     d2: F32
     extra: F32  # derivative of h1 that does not come through layer 2
-    zero: F32  # [max(F, H)]
+    gram: F32  # [H, H] W1 W1^T
+    outer: F32  # [H, H] the penalty's sum of q1 q1^T
+    zero: F32  # [H]
     product: int  # address of the matrix product
 
 
@@ -88,57 +98,59 @@ def make_weights(net: DiscriminatorNet) -> Weights:
 
 def make_work(obs_size: int, hidden: int) -> Work:
     """Buffers; obs_size before padding."""
-    size = padded(obs_size)
-    wide = {name: np.zeros((BLOCK, size), np.float32) for name in ("x", "gradient")}
-    names = ("h1", "h2", "q1", "q2", "u1", "v", "d1", "d2", "extra")
-    narrow = {name: np.zeros((BLOCK, hidden), np.float32) for name in names}
-    zero = np.zeros(max(size, hidden), np.float32)
-    return Work(**wide, **narrow, zero=zero, product=product_address())
+
+    def zeros(*shape: int) -> F32:
+        return np.zeros(shape, np.float32)
+
+    sides = [zeros(2, BLOCK, padded(obs_size)), zeros(2, BLOCK, hidden), zeros(2, BLOCK, hidden)]
+    pairs = [zeros(3, BLOCK), zeros(BLOCK), np.zeros((2, BLOCK), np.int64), zeros(BLOCK)]
+    layers = [zeros(BLOCK, hidden) for _ in range(9)]
+    squares = [zeros(hidden, hidden), zeros(hidden, hidden)]
+    return Work(*sides, *pairs, *layers, *squares, zeros(hidden), product_address())  # type: ignore[arg-type]
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _tanh(m, y):  # type: ignore[no-untyped-def]
     for i in range(m):
-        for j in range(y.shape[1]):
-            y[i, j] = tanh32(y[i, j])
+        row = y[i]  # in place: a loop from one array to another that is the same runs element by element
+        for j in range(row.size):
+            row[j] = tanh32(row[j])
 
 
-@njit(**FAST)
-def _hidden(m, agent, w, k):  # type: ignore[no-untyped-def]
-    """k.h1 and k.h2 from k.x."""
-    affine(k.product, k.h1[:m], w.b1[agent], k.x[:m], w.w1[agent])
+@njit(**KERNEL)
+def _hidden(m, agent, a, w, k):  # type: ignore[no-untyped-def]
+    """k.h1 and k.h2 from the sums a [m, H] of the first layer."""
+    for i in range(m):
+        copy_row(k.h1[i], a[i])
     _tanh(m, k.h1)
     affine(k.product, k.h2[:m], w.b2[agent], k.h1[:m], w.w2[agent])
     _tanh(m, k.h2)
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _add_extra(m, d1, h1, extra):  # type: ignore[no-untyped-def]
     for i in range(m):
         for j in range(h1.shape[1]):
             d1[i, j] = (d1[i, j] + extra[i, j]) * (_ONE - h1[i, j] * h1[i, j])
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _below(m, agent, w, k, s):  # type: ignore[no-untyped-def]
-    """Sums of both layers, from k.d2 (before tanh) and k.extra."""
+    """From k.d2 (before tanh) and k.extra: the sums of layer 2, of the first bias, and k.d1 (before tanh)."""
     add_rows(m, s.s2[agent], k.d2)
     accumulate(k.product, s.g2[agent], k.d2[:m].T, k.h1[:m])
     affine(k.product, k.d1[:m], k.zero, k.d2[:m], w.w2_back[agent])
     _add_extra(m, k.d1, k.h1, k.extra)
     add_rows(m, s.s1[agent], k.d1)
-    accumulate(k.product, s.g1[agent], k.d1[:m].T, k.x[:m])
 
 
-@njit(**FAST)
-def _entropy_rows(m, agent, w_expert, w_policy, w, k, s, metrics):  # type: ignore[no-untyped-def]
-    """Cross-entropies of the m rows in k.x, weights [m] as expert's and as policy's."""
-    _hidden(m, agent, w, k)
+@njit(**KERNEL)
+def _entropy_rows(m, agent, a, w_expert, w_policy, w, k, s, metrics):  # type: ignore[no-untyped-def]
+    """Cross-entropies of m rows, sums a [m, H], weights [m] as expert's and as policy's; leaves k.d1."""
+    _hidden(m, agent, a, w, k)
     w3, g3 = w.w3[agent], s.g3[agent]
     for i in range(m):
-        f = w.b3[agent]
-        for j in range(w3.size):
-            f += k.h2[i, j] * w3[j]
+        f = w.b3[agent] + dot(k.h2[i], w3)
         soft = max(f, _ZERO) + np.float32(log1p(exp32(-abs(f))))  # log(1 + e^f)
         metrics[0] += w_expert[i] * (soft - f)
         metrics[1] += w_policy[i] * soft
@@ -147,45 +159,48 @@ def _entropy_rows(m, agent, w_expert, w_policy, w, k, s, metrics):  # type: igno
         p = sigmoid32(f)
         d = w_expert[i] * (p - _ONE) + w_policy[i] * p
         s.s3[agent] += d
+        h2, d2, extra = k.h2[i], k.d2[i], k.extra[i]
         for j in range(w3.size):
-            h = k.h2[i, j]
+            h = h2[j]
             g3[j] += d * h
-            k.d2[i, j] = d * w3[j] * (_ONE - h * h)
-            k.extra[i, j] = _ZERO
+            d2[j] = d * w3[j] * (_ONE - h * h)
+            extra[j] = _ZERO
     _below(m, agent, w, k, s)
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _first_slopes(m, w3, k):  # type: ignore[no-untyped-def]
     for i in range(m):
         for j in range(w3.size):
             k.q2[i, j] = w3[j] * (_ONE - k.h2[i, j] * k.h2[i, j])
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _second_slopes(m, q1, u1, h1):  # type: ignore[no-untyped-def]
     for i in range(m):
         for j in range(h1.shape[1]):
             q1[i, j] = u1[i, j] * (_ONE - h1[i, j] * h1[i, j])
 
 
-@njit(**FAST)
-def _norm_rows(m, weight, coef, g):  # type: ignore[no-untyped-def]
-    """sum weight (|g| - 1)^2; g becomes the derivative of coef times it."""
-    total = 0.0
+@njit(**KERNEL)
+def _norm_rows(m, weight, coef, q1, v, scaled):  # type: ignore[no-untyped-def]
+    """sum weight (|g| - 1)^2 of input gradients g = q1 W1, from v = q1 gram, since |g|^2 = q1 . v.
+
+    With c_n the factor that turns g_n into the derivative of coef times the sum, v and scaled become c v and c q1.
+    """
+    loss = 0.0
     for i in range(m):
-        square = _TINY
-        for j in range(g.shape[1]):
-            square += g[i, j] * g[i, j]
-        norm = np.float32(sqrt(square))
-        total += weight[i] * (norm - _ONE) * (norm - _ONE)
-        scale = coef * _TWO * weight[i] * (norm - _ONE) / norm
-        for j in range(g.shape[1]):
-            g[i, j] *= scale
-    return total
+        q, row, out = q1[i], v[i], scaled[i]
+        norm = np.float32(sqrt(max(dot(q, row), _ZERO) + _TINY))
+        loss += weight[i] * (norm - _ONE) * (norm - _ONE)
+        c = coef * _TWO * weight[i] * (norm - _ONE) / norm
+        for j in range(row.size):
+            row[j] *= c
+            out[j] = q[j] * c
+    return loss
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _slopes_back(m, v, h1, u1, extra):  # type: ignore[no-untyped-def]
     """From v = dL/dq1: extra = its share in dL/dh1, v becomes dL/du1."""
     for i in range(m):
@@ -195,7 +210,7 @@ def _slopes_back(m, v, h1, u1, extra):  # type: ignore[no-untyped-def]
             v[i, j] = v[i, j] * (_ONE - h * h)
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def _top_back(m, v, h2, d2, w3, g3):  # type: ignore[no-untyped-def]
     """From v = dL/dq2: sums of the head, and d2 = dL/d(layer 2 before tanh)."""
     for i in range(m):
@@ -206,17 +221,20 @@ def _top_back(m, v, h2, d2, w3, g3):  # type: ignore[no-untyped-def]
             d2[i, j] = -_TWO * h * v[i, j] * w3[j] * slope
 
 
-@njit(**FAST)
-def _penalty_rows(m, agent, weight, coef, w, k, s, metrics):  # type: ignore[no-untyped-def]
-    """Gradient penalty of the m rows in k.x, weights [m]: backpropagation through nets.py's `input_gradient`."""
-    _hidden(m, agent, w, k)
+@njit(**KERNEL)
+def _penalty_rows(m, agent, a, weight, coef, w, k, s, metrics):  # type: ignore[no-untyped-def]
+    """Gradient penalty of m rows, sums a [m, H], weights [m]: backpropagation through nets.py's `input_gradient`.
+
+    The input gradient g = q1 W1 enters by |g|, by c g W1^T = c q1 gram and by the sum of q1^T (c g) =
+    (sum of q1^T (c q1)) W1, so it is never computed. Leaves k.d1.
+    """
+    _hidden(m, agent, a, w, k)
     _first_slopes(m, w.w3[agent], k)
     affine(k.product, k.u1[:m], k.zero, k.q2[:m], w.w2_back[agent])
     _second_slopes(m, k.q1, k.u1, k.h1)
-    affine(k.product, k.gradient[:m], k.zero, k.q1[:m], w.w1_back[agent])
-    metrics[2] += _norm_rows(m, weight, coef, k.gradient)
-    accumulate(k.product, s.g1[agent], k.q1[:m].T, k.gradient[:m])
-    affine(k.product, k.v[:m], k.zero, k.gradient[:m], w.w1[agent])
+    affine(k.product, k.v[:m], k.zero, k.q1[:m], k.gram)
+    metrics[2] += _norm_rows(m, weight, coef, k.q1, k.v, k.d1)
+    accumulate(k.product, k.outer, k.d1[:m].T, k.q1[:m])
     _slopes_back(m, k.v, k.h1, k.u1, k.extra)
     accumulate(k.product, s.g2[agent], k.q2[:m].T, k.v[:m])
     affine(k.product, k.d1[:m], k.zero, k.v[:m], w.w2[agent])
@@ -225,75 +243,106 @@ def _penalty_rows(m, agent, weight, coef, w, k, s, metrics):  # type: ignore[no-
 
 
 @njit(**KERNEL)
-def _side(agent, rows, weight, expert, obs, empty, coef, w, k, s, metrics, column):  # type: ignore[no-untyped-def]
-    """Cross-entropies of one side's rows that are not zero; returns the weight of those that are."""
-    rest, m, nothing = _ZERO, 0, column[2]
-    for n in range(rows.size + 1):
-        if n < rows.size:
-            if empty[rows[n]]:
-                rest += weight[n]
-                continue
-            copy_row(k.x[m], obs[rows[n]])
-            column[0, m] = weight[n]
-            m += 1
-        if m == BLOCK or n == rows.size:
-            if expert:
-                _entropy_rows(m, agent, column[0], nothing, w, k, s, metrics)
-            else:
-                _entropy_rows(m, agent, nothing, column[0], w, k, s, metrics)
-            m = 0
-    return rest
+def _put(side, m, n, row, weight, k):  # type: ignore[no-untyped-def]
+    """Row n of a side, of pair m."""
+    copy_row(k.x[side, n], row)
+    k.weight[side, n] = weight
+    k.at[side, m] = n
+
+
+@njit(**KERNEL)
+def _mix(m, bias, k):  # type: ignore[no-untyped-def]
+    """k.v = the first layer's sums of m interpolated inputs: those of their ends, interpolated."""
+    for i in range(m):
+        e = k.a[0, k.at[0, i]] if k.at[0, i] >= 0 else bias
+        p = k.a[1, k.at[1, i]] if k.at[1, i] >= 0 else bias
+        out, alpha = k.v[i], k.alpha[i]
+        for j in range(out.size):
+            out[j] = p[j] + alpha * (e[j] - p[j])
+
+
+@njit(**KERNEL)
+def _share(m, k):  # type: ignore[no-untyped-def]
+    """The transpose of `_mix`: k.d1 of the interpolated inputs goes to the gradients of their ends."""
+    for i in range(m):
+        d, alpha = k.d1[i], k.alpha[i]
+        if k.at[0, i] >= 0:
+            e = k.d[0, k.at[0, i]]
+            for j in range(d.size):
+                e[j] += alpha * d[j]
+        if k.at[1, i] >= 0:
+            p = k.d[1, k.at[1, i]]
+            for j in range(d.size):
+                p[j] += (_ONE - alpha) * d[j]
+
+
+@njit(**KERNEL)
+def _pairs(m, n_e, n_p, agent, coef, w, k, s, metrics):  # type: ignore[no-untyped-def]
+    """Gradients of m pairs that hold n_e and n_p rows which are not zero."""
+    for side in range(2):
+        n = n_p if side else n_e
+        if n == 0:
+            continue
+        affine(k.product, k.a[side, :n], w.b1[agent], k.x[side, :n], w.w1[agent])
+        w_expert, w_policy = (k.none, k.weight[1]) if side else (k.weight[0], k.none)
+        _entropy_rows(n, agent, k.a[side], w_expert, w_policy, w, k, s, metrics)
+        for i in range(n):
+            copy_row(k.d[side, i], k.d1[i])
+    _mix(m, w.b1[agent], k)
+    _penalty_rows(m, agent, k.v, k.weight[2], coef, w, k, s, metrics)
+    _share(m, k)
+    for side in range(2):
+        n = n_p if side else n_e
+        if n > 0:
+            accumulate(k.product, s.g1[agent], k.d[side, :n].T, k.x[side, :n])
+
+
+@njit(**KERNEL)
+def _zeros(agent, rest_e, rest_p, rest, coef, w, k, s, metrics):  # type: ignore[no-untyped-def]
+    """The input of zeros, once, with the weights of all that have it: the expert's, the policy's, the pairs'."""
+    k.weight[0, 0], k.weight[1, 0], k.weight[2, 0] = rest_e, rest_p, rest
+    copy_row(k.v[0], w.b1[agent])
+    _entropy_rows(_ROW, agent, k.v, k.weight[0], k.weight[1], w, k, s, metrics)
+    _penalty_rows(_ROW, agent, k.v, k.weight[2], coef, w, k, s, metrics)
 
 
 @njit(**KERNEL)
 def gradient(  # type: ignore[no-untyped-def]
-    agent,
-    e_rows,
-    p_rows,
-    e_obs,
-    p_obs,
-    e_empty,
-    p_empty,
-    alpha,
-    w_e,
-    w_p,
-    w_g,
-    coef,
-    w,
-    k,
-    s,
-    metrics,
-    column,
+    agent, e_rows, p_rows, e_obs, p_obs, e_empty, p_empty, alpha, w_e, w_p, w_g, coef, w, k, s, metrics
 ):
-    """Add one agent's gradients to s, its loss terms to metrics [5]; column [3, BLOCK] is scratch, its last row zero.
+    """Add one agent's gradients to s, its loss terms to metrics [5].
 
     Pairs n of rows e_rows[n], p_rows[n] [M] into e_obs, p_obs [., O], of which the empty ones are zero.
     """
-    k.x[:] = _ZERO
-    rest_e = _side(agent, e_rows, w_e, True, e_obs, e_empty, coef, w, k, s, metrics, column)
-    rest_p = _side(agent, p_rows, w_p, False, p_obs, p_empty, coef, w, k, s, metrics, column)
-    k.x[:] = _ZERO
-    column[0, 0] = rest_e
-    column[1, 0] = rest_p
-    _entropy_rows(_ROW, agent, column[0], column[1], w, k, s, metrics)
-    rest, m = _ZERO, 0
-    for n in range(e_rows.size + 1):
-        if n < e_rows.size:
-            if e_empty[e_rows[n]] and p_empty[p_rows[n]]:
-                rest += w_g[n]
-                continue
-            e, p, a = e_obs[e_rows[n]], p_obs[p_rows[n]], alpha[n]
-            for j in range(e.size):
-                k.x[m, j] = p[j] + a * (e[j] - p[j])
-            column[0, m] = w_g[n]
-            m += 1
+    affine(k.product, k.gram, k.zero, w.w1_back[agent], w.w1[agent])
+    k.outer[:] = _ZERO
+    rest_e, rest_p, rest = _ZERO, _ZERO, _ZERO
+    m, n_e, n_p = 0, 0, 0
+    for n in range(e_rows.size):
+        e, p = e_rows[n], p_rows[n]
+        k.at[0, m], k.at[1, m] = -1, -1
+        if e_empty[e]:
+            rest_e += w_e[n]
         else:
-            k.x[m] = _ZERO
-            column[0, m] = rest
+            _put(0, m, n_e, e_obs[e], w_e[n], k)
+            n_e += 1
+        if p_empty[p]:
+            rest_p += w_p[n]
+        else:
+            _put(1, m, n_p, p_obs[p], w_p[n], k)
+            n_p += 1
+        if e_empty[e] and p_empty[p]:
+            rest += w_g[n]
+        else:
+            k.weight[2, m], k.alpha[m] = w_g[n], alpha[n]
             m += 1
-        if m == BLOCK or n == e_rows.size:
-            _penalty_rows(m, agent, column[0], coef, w, k, s, metrics)
-            m = 0
+        if m == BLOCK:
+            _pairs(m, n_e, n_p, agent, coef, w, k, s, metrics)
+            m, n_e, n_p = 0, 0, 0
+    if m > 0:
+        _pairs(m, n_e, n_p, agent, coef, w, k, s, metrics)
+    _zeros(agent, rest_e, rest_p, rest, coef, w, k, s, metrics)
+    accumulate(k.product, s.g1[agent], k.outer, w.w1_back[agent])
 
 
 def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float) -> Tensor:
@@ -302,13 +351,13 @@ def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float) -> Tensor:
     w, k = make_weights(net), make_work(obs_size, hidden)
     shapes = [(hidden, padded(obs_size)), (hidden,), (hidden, hidden), (hidden,), (hidden,), ()]
     s = Sums(*(np.zeros((n_agents, *shape), np.float32) for shape in shapes))
-    metrics, column = np.zeros((n_agents, 5)), np.zeros((3, BLOCK), np.float32)
+    metrics = np.zeros((n_agents, 5))
     weights = [t.numpy() for t in (pairs.alpha, pairs.w_expert, pairs.w_policy, pairs.w_penalty)]
     for i in range(n_agents):
         gradient(
             i, pairs.expert_rows[i], pairs.policy_rows[i], pairs.expert.obs.numpy(), pairs.policy.obs.numpy(),
             pairs.expert.empty, pairs.policy.empty, *(a[i] for a in weights), np.float32(gp_coef),
-            w, k, s, metrics[i], column,
+            w, k, s, metrics[i],
         )  # fmt: skip
     g1, s1, g2, s2, g3, s3 = (torch.from_numpy(a) for a in s)
     for layer, weight, bias in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dm2core.fused.tiles import KERNEL
+from dm2core.fused.cache import KERNEL
 
 
 @njit(**KERNEL)

@@ -23,7 +23,9 @@ from dm2core.fused.body import (
     recall_shared,
     remember_shared,
 )
-from dm2core.fused.tiles import FAST, KERNEL, exp32
+from dm2core.fused.cache import KERNEL
+from dm2core.fused.lanes import dot
+from dm2core.fused.tiles import exp32
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
@@ -49,23 +51,25 @@ def _forward(agent, row, start, m, shared, x, h, w, k):  # type: ignore[no-untyp
     above(m, agent, w, k)
 
 
-@njit(**FAST)
-def log_softmax(i, avail, k):  # type: ignore[no-untyped-def]
-    """In place: k.out[i] becomes log pi over available actions (avail [A]); 0 elsewhere. True if there is one."""
-    n_actions = avail.shape[0]
-    top, some = np.float32(-3e38), False
+@njit(**KERNEL)
+def softmax(avail, out, pi):  # type: ignore[no-untyped-def]
+    """In place: out [K] becomes log pi over available actions (avail [A]), pi [K] pi; 0 elsewhere."""
+    n_actions = avail.size
+    top = np.float32(-3e38)
     for a in range(n_actions):
         if avail[a]:
-            some = True
-            top = max(top, k.out[i, a])
+            top = max(top, out[a])
+    for a in range(out.size):
+        pi[a] = exp32(out[a] - top)
     total = _ZERO
     for a in range(n_actions):
         if avail[a]:
-            total += exp32(k.out[i, a] - top)
-    shift = top + np.float32(log(total)) if some else _ZERO
-    for a in range(n_actions):
-        k.out[i, a] = k.out[i, a] - shift if avail[a] else _ZERO
-    return some
+            total += pi[a]
+    shift, share = top + np.float32(log(total)), _ONE / total
+    for a in range(out.size):
+        some = a < n_actions and avail[a]
+        out[a] = out[a] - shift if some else _ZERO
+        pi[a] = pi[a] * share if some else _ZERO
 
 
 @njit(**KERNEL)
@@ -77,7 +81,7 @@ def score_actions(agent, row, x, h, avail, actions, w, k, log_probs):  # type: i
         forward(m, agent, w, k)
         for i in range(m):
             r = row[start + i]
-            log_softmax(i, avail[r], k)
+            softmax(avail[r], k.out[i], k.d_out[i])
             log_probs[r] = k.out[i, actions[r]]
 
 
@@ -93,7 +97,7 @@ def score_values(agent, row, shared, x, h, w, k, values):  # type: ignore[no-unt
             values[row[start + i]] = k.out[i, 0]
 
 
-@njit(**FAST)
+@njit(**KERNEL)
 def policy_gradient(  # type: ignore[no-untyped-def]
     agent,
     slot,
@@ -117,7 +121,6 @@ def policy_gradient(  # type: ignore[no-untyped-def]
     slot [M] on rows row [M]; weight [G]; metrics [4] float64 += loss without the bonus,
     entropy, approximate KL, clipped share.
     """
-    n_actions = avail.shape[1]
     low, high = _ONE - clip, _ONE + clip
     for start in range(0, slot.size, BLOCK):
         m = min(BLOCK, slot.size - start)
@@ -125,22 +128,18 @@ def policy_gradient(  # type: ignore[no-untyped-def]
         forward(m, agent, w, k)
         for i in range(m):
             g, r = slot[start + i], row[start + i]
-            log_softmax(i, avail[r], k)
-            entropy = _ZERO
-            for a in range(n_actions):
-                if avail[r, a]:
-                    entropy -= exp32(k.out[i, a]) * k.out[i, a]
-            log_ratio = k.out[i, actions[r]] - old_log_probs[g]
+            out, d_out = k.out[i], k.d_out[i]
+            softmax(avail[r], out, d_out)
+            entropy = -dot(d_out, out)
+            log_ratio = out[actions[r]] - old_log_probs[g]
             ratio = exp32(log_ratio)
             plain = ratio * advantages[g]
             clipped = min(max(ratio, low), high) * advantages[g]
             d_log_prob = -weight[g] * plain if plain <= clipped else _ZERO
-            for a in range(n_actions):
-                k.d_out[i, a] = _ZERO
-                if avail[r, a]:
-                    p = exp32(k.out[i, a])
-                    bonus = entropy_coef * weight[g] * p * (k.out[i, a] + entropy)
-                    k.d_out[i, a] = (d_log_prob * ((_ONE if a == actions[r] else _ZERO) - p)) + bonus
+            bonus = entropy_coef * weight[g]
+            for a in range(out.size):
+                d_out[a] = d_out[a] * (bonus * (out[a] + entropy) - d_log_prob)
+            d_out[actions[r]] += d_log_prob
             metrics[0] -= weight[g] * min(plain, clipped)
             metrics[1] += weight[g] * entropy
             metrics[2] += weight[g] * ((ratio - _ONE) - log_ratio)
@@ -155,7 +154,7 @@ def _huber(error, delta, one_sided):  # type: ignore[no-untyped-def]
         return np.float32(0.5) * error * error, error
     if error > delta:
         return delta * (error - np.float32(0.5) * delta), delta
-    if one_sided:
+    if one_sided and error < -delta:  # NaN goes on to the last line
         return _ZERO, _ZERO
     return delta * (-error - np.float32(0.5) * delta), -delta
 
@@ -168,7 +167,7 @@ def _value_gradient(value, old, target, delta, one_sided, clip):  # type: ignore
         moved = min(max(value - old, -clip), clip)
         other, other_slope = _huber(target - (old + moved), delta, one_sided)
         inside = abs(value - old) <= clip
-        if other > loss:
+        if other > loss or other != other:  # NaN counts as the larger, as in torch.max
             return other, -other_slope if inside else _ZERO
         if other == loss and not inside:
             return loss, np.float32(-0.5) * slope

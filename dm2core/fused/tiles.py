@@ -16,19 +16,14 @@ from numba import cfunc, njit, types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-from dm2core.fused import cache
-
-cache.install()
+from dm2core.fused.cache import INLINE, KERNEL
+from dm2core.fused.lanes import fma
 
 # Twelve or twenty-four accumulators, two or four vectors of b, one of a: what 16 or 32 vector registers hold.
 WIDE = bool(llvm.get_host_cpu_features().get("avx512f"))
 LANES, MAX_VECTORS = (16, 4) if WIDE else (8, 2)
 MR = 6
 PAD = 16  # widths of matrices are multiples of this
-
-KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False, "nogil": True}
-FAST: dict[str, Any] = {**KERNEL, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
-_INLINE: dict[str, Any] = {**FAST, "forceinline": True}
 
 _F32, _I64 = ir.FloatType(), ir.IntType(64)
 _VECTOR = ir.VectorType(_F32, LANES)
@@ -197,24 +192,24 @@ _LOW, _HIGH, _HALF, _ONE, _TWO = _f(-87.0), _f(88.0), _f(0.5), _f(1.0), _f(2.0)
 _C2, _C3, _C4, _C5, _C6, _C7 = (_f(1 / k) for k in (2, 6, 24, 120, 720, 5040))
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def exp32(x):  # type: ignore[no-untyped-def]
     """e^x to two units in the last place, clamped to x in [-87, 88]; branch-free, so that loops of it vectorise."""
     x = min(max(x, _LOW), _HIGH)
-    n = _f(np.floor(x * _LOG2E + _HALF))
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = _C4 + r * (_C5 + r * (_C6 + r * _C7))
-    p = _ONE + r * (_ONE + r * (_C2 + r * (_C3 + r * p)))
+    n = _f(np.floor(fma(x, _LOG2E, _HALF)))
+    r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, x))
+    p = fma(r, fma(r, fma(r, _C7, _C6), _C5), _C4)
+    p = fma(r, fma(r, fma(r, fma(r, p, _C3), _C2), _ONE), _ONE)
     return p * _power_of_two(n)
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def sigmoid32(x):  # type: ignore[no-untyped-def]
     """1 / (1 + e^-x)."""
     return _ONE / (_ONE + exp32(-x))
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def tanh32(x):  # type: ignore[no-untyped-def]
     """tanh to 1e-7 absolute."""
     return _ONE - _TWO / (_ONE + exp32(_TWO * x))

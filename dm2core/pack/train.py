@@ -17,15 +17,15 @@ import torch
 
 from dm2core import provenance
 from dm2core.attempts import Attempts
-from dm2core.checkpoint import save_checkpoint
 from dm2core.config import CellConfig
 from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.errors import NumericError
 from dm2core.interrupt import catch_signals
-from dm2core.lock import cell_lock
+from dm2core.lock import CellLock, cell_lock
 from dm2core.pack.learner import PackLearner
 from dm2core.progress import CellProgress
+from dm2core.starts import note_start
 from dm2core.train import (
     Run,
     clear,
@@ -33,10 +33,11 @@ from dm2core.train import (
     finish,
     inputs_of,
     is_finished,
+    log_iteration,
     name_of,
     open_run,
-    progress_of,
     report_failure,
+    save_iteration,
 )
 
 
@@ -74,10 +75,12 @@ def train_pack(
     torch.set_num_threads(1)
     failed: list[str] = []
     with ExitStack() as stack:
-        for member in members:
-            stack.enter_context(cell_lock(member.state))
+        locks = [stack.enter_context(cell_lock(member.state)) for member in members]
         poll = stack.enter_context(catch_signals()).poll
-        waiting = [_start(member, device, poll, config_sha256) for member in members]
+        waiting = [
+            _start(member, lock, device, poll, config_sha256)
+            for member, lock in zip(members, locks, strict=True)
+        ]
         pack: PackLearner | None = None
         while True:
             for cell in [c for c in waiting if c.dm2.env_steps >= c.member.cell.env_steps]:
@@ -95,23 +98,27 @@ def train_pack(
             pack.put_back()
             for cell, values in zip(group, metrics, strict=True):
                 try:
-                    _log(cell, values)
-                except NumericError as error:
-                    report_failure(cell.run, str(error))
-                    failed.append(f"{name_of(cell.member.cell)}, iteration {cell.dm2.iteration}: {error}")
+                    log_iteration(cell.run, values)
+                except (FloatingPointError, NumericError) as error:
+                    failed.append(str(report_failure(cell.run, error)))
                     waiting.remove(cell)
+                    continue
+                save_iteration(cell.run, cell.progress)
         if failed:
             raise NumericError("; ".join(failed))
         for member in members:
             shutil.rmtree(member.state)
 
 
-def _start(member: Member, device: torch.device, poll: Callable[[], None], config_sha256: str) -> _Running:
+def _start(
+    member: Member, lock: CellLock, device: torch.device, poll: Callable[[], None], config_sha256: str
+) -> _Running:
     clear(member.out, member.state)
     code = provenance.code_version()
+    note_start(member.state)
     where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     attempts = Attempts(member.state, code, where)
-    run = open_run(member.cell, member.state, member.demos, poll)
+    run = open_run(member.cell, member.state, member.demos, poll, lock)
     dm2 = run.learner
     assert isinstance(dm2, Dm2)
     about: dict[str, Any] = {
@@ -123,13 +130,3 @@ def _start(member: Member, device: torch.device, poll: Callable[[], None], confi
     if dm2.iteration == 0:
         evaluate_run(run, shown)
     return _Running(member, run, dm2, shown, about, attempts)
-
-
-def _log(cell: _Running, metrics: dict[str, float]) -> None:
-    """What follows an iteration, as in train.py."""
-    run, dm2, budget = cell.run, cell.dm2, cell.member.cell.env_steps
-    run.log.append(dm2.iteration, dm2.env_steps, metrics)
-    if dm2.env_steps >= min(run.next_eval, budget):
-        evaluate_run(run, cell.progress)
-    save_checkpoint(run.state_folder, progress_of(run), dm2.tensors())
-    cell.progress.update(dm2.env_steps)

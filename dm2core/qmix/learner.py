@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from dm2core.config import CellConfig
+from dm2core.env.smac.vector import SmacEnv, take_counts
 from dm2core.env.vector import make_env
+from dm2core.finite import require_finite
 from dm2core.nets import net_input
 from dm2core.policy import choose_actions, masked_log_softmax
 from dm2core.qmix.loss import td_loss
@@ -21,6 +23,7 @@ from dm2core.rng import battle_keys, stream
 from dm2core.torch_rng import torch_stream
 
 EPISODES = 8  # battles, and as many updates, between two checkpoints
+GAME_EPISODES = 64  # the same in the real game, whose checkpoints hold the replay's observations
 
 
 class QmixLearner:
@@ -29,7 +32,8 @@ class QmixLearner:
     def __init__(self, cell: CellConfig, map_name: str) -> None:
         if cell.qmix is None:
             raise ValueError(f"method {cell.method} has no QMIX settings")
-        self.cell, self.cfg, self.env = cell, cell.qmix, make_env(map_name, 1)
+        self.cell, self.cfg, self.env = cell, cell.qmix, make_env(map_name, 1, cell.smac)
+        self.episodes = EPISODES if cell.smac is None else GAME_EPISODES
         self.iteration, self.env_steps, self.target_updated = 0, 0, 0
         spec, cfg = self.env.spec, self.cfg
         size_in = spec.obs_size + spec.n_actions + spec.n_agents
@@ -49,7 +53,7 @@ class QmixLearner:
         self.optimizer = torch.optim.RMSprop(
             self.parameters, lr=cfg.lr, alpha=cfg.optim_alpha, eps=cfg.optim_eps
         )
-        self.replay = Replay(spec, cfg.replay_episodes)
+        self.replay = Replay(spec, cfg.replay_episodes, repeatable=cell.smac is None)
         self.dtype = dtype
 
     @property
@@ -66,21 +70,25 @@ class QmixLearner:
         return cfg.epsilon_start + done * (cfg.epsilon_finish - cfg.epsilon_start)
 
     def iterate(self, poll: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """EPISODES battles, each followed by an update once there are enough; metrics are means."""
+        """`episodes` battles, each followed by an update once there are enough; metrics are means."""
         totals: dict[str, list[float]] = {}
-        for _ in range(EPISODES):
+        if isinstance(self.env, SmacEnv):
+            self.env.wait_with(poll)
+        for _ in range(self.episodes):
             poll()
-            metrics = self._play()
+            while (metrics := self._play(poll)) is None:
+                poll()
             if len(self.replay) >= self.cfg.batch_episodes:
                 metrics |= self._update()
             for key, value in metrics.items():
                 totals.setdefault(f"train/{key}", []).append(value)
         self.iteration += 1
-        return {key: sum(values) / len(values) for key, values in totals.items()}
+        counts = {f"train/{key}": value for key, value in take_counts(self.env).items()}
+        return {key: sum(values) / len(values) for key, values in totals.items()} | counts
 
     @torch.no_grad()
-    def _play(self) -> dict[str, float]:
-        """One battle into the replay."""
+    def _play(self, poll: Callable[[], None]) -> dict[str, float] | None:
+        """One battle into the replay; None if its game failed, and nothing has happened."""
         env, replay, spec, episode = self.env, self.replay, self.env.spec, self.replay.inserted
         keys = battle_keys(self.cell.seed, "qmix/rollout", episode, 1)
         env.reset(keys)
@@ -99,6 +107,10 @@ class QmixLearner:
             log_pi = masked_log_softmax(q, torch.from_numpy(env.avail_actions[0]).unsqueeze(1))
             actions = choose_actions(log_pi, keys, t, greedy=True, epsilon=epsilon)
             step = env.step(actions.T.numpy(), here)
+            if step.discarded is not None:
+                poll()
+                if step.discarded[0]:
+                    return None
             replay.actions[place, t], replay.rewards[place, t] = actions[:, 0], float(step.reward[0])
             episode_return += float(step.reward[0])
             last = fn.one_hot(actions, spec.n_actions).to(self.dtype)
@@ -121,11 +133,11 @@ class QmixLearner:
         loss, metrics = td_loss(
             self.net, self.mixer, self.target_net, self.target_mixer, batch.to(self.dtype), cfg.gamma
         )
-        if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"QMIX loss is {float(loss)}")
+        require_finite("QMIX loss", loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, cfg.grad_norm_clip)
+        require_finite("gradient norm", norm)
         self.optimizer.step()
         if episode - self.target_updated >= cfg.target_update_episodes:
             self.target_net.load_state_dict(self.net.state_dict())

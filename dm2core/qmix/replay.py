@@ -19,7 +19,9 @@ CHUNK = 500  # battles fought again side by side
 class Replay:
     """At most `capacity` episodes, the oldest replaced first. Arrays go by episode, so short ones cost little."""
 
-    def __init__(self, spec: EnvSpec, capacity: int) -> None:
+    def __init__(self, spec: EnvSpec, capacity: int, *, repeatable: bool = True) -> None:
+        """Battles that are not `repeatable`, the real game's, are saved with all that was seen."""
+        self.repeatable = repeatable
         slots, n = spec.episode_limit + 1, spec.n_agents
         self.spec, self.capacity, self.inserted = spec, capacity, 0
         self.obs = lazy_zeros(capacity, slots, n, spec.obs_size, dtype=torch.float32)
@@ -70,19 +72,36 @@ class Replay:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that `load_tensors` needs."""
-        return {
+        saved = {
             "keys": torch.from_numpy(self.keys.view(np.int64).copy()),
             "actions": self.actions.clone(),
             "lengths": self.lengths.clone(),
             "truncated": self.truncated.clone(),
             "inserted": torch.tensor(self.inserted),
         }
+        return (
+            saved if self.repeatable else saved | {name: grid.clone() for name, grid in self._seen().items()}
+        )
+
+    def _seen(self) -> dict[str, Tensor]:
+        """Views of what the episodes have written of the grids that `actions` alone cannot tell."""
+        count, steps = len(self), int(self.lengths.max())
+        return {
+            "obs": self.obs[:count, : steps + 1],
+            "avail_actions": self.avail_actions[:count, : steps + 1],
+            "state": self.state[:count, : steps + 1],
+            "rewards": self.rewards[:count, :steps],
+        }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Inverse of `tensors`: the battles are fought again."""
+        """Inverse of `tensors`: the battles are fought again, if they can be."""
         self.keys[:] = tensors["keys"].numpy().view(np.uint64)
         self.actions[:], self.lengths[:] = tensors["actions"], tensors["lengths"]
         self.truncated[:], self.inserted = tensors["truncated"], int(tensors["inserted"])
+        if not self.repeatable:
+            for name, grid in self._seen().items():
+                grid.copy_(tensors[name])
+            return
         for first in range(0, len(self), CHUNK):
             there = slice(first, min(first + CHUNK, len(self)))
             count = there.stop - first

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as fn
 
+from dm2core.env.smac.vector import SmacEnv
 from dm2core.env.vector import BattleSim
 from dm2core.nets import Actor, Critic, net_input
 from dm2core.policy import choose_actions, masked_log_softmax
@@ -52,7 +54,7 @@ class Ended:
 class Battles:
     """The running battles of a learner; `tensors` is all that their future depends on."""
 
-    def __init__(self, env: BattleSim, seed: int, hidden_size: int, dtype: torch.dtype) -> None:
+    def __init__(self, env: BattleSim | SmacEnv, seed: int, hidden_size: int, dtype: torch.dtype) -> None:
         self.env, self.seed = env, seed
         self.agent_state = AgentState(env)
         n_agents, battles = env.spec.n_agents, env.num_battles
@@ -65,12 +67,17 @@ class Battles:
         env.reset(battle_keys(seed, "rollout", 0, battles))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Copies of the simulator's state, and of what the players remember."""
+        """Copies of the simulator's state, and of what the players remember. The real game cannot be copied."""
+        if isinstance(self.env, SmacEnv):
+            return {"started": self.started.clone()}
         saved = {f"env/{key}": torch.from_numpy(_signed(value)) for key, value in self.env.save().items()}
         return saved | {key: getattr(self, key).clone() for key in _RUNNING}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Inverse of `tensors`; KeyError if one is missing."""
+        """Inverse of `tensors`; KeyError if one is missing. In the real game new battles have begun instead."""
+        if isinstance(self.env, SmacEnv):
+            self.started = tensors["started"].clone()
+            return
         now = self.env.save()
         self.env.restore({key: tensors[f"env/{key}"].numpy().view(now[key].dtype) for key in now})
         for key in _RUNNING:
@@ -100,6 +107,8 @@ class Battles:
         ended = Ended([], [], [])
         keys = battle_keys(self.seed, "play", iteration * battles, battles)
         everyone = np.arange(battles)
+        if isinstance(env, SmacEnv):
+            env.wait_with(poll)
         for t in range(steps):
             poll()
             out.x[t] = self._input(dtype).flatten(0, 1)
@@ -124,15 +133,26 @@ class Battles:
             over = np.flatnonzero(step.terminated | step.truncated)
             if over.size:
                 ended.wins += step.won[over].tolist()
-                self._restart(torch.from_numpy(over), ended)
+                ended.returns += self.returns[over].tolist()
+                ended.lengths += self.lengths[over].tolist()
+                self._restart(torch.from_numpy(over))
+            if step.discarded is not None and step.discarded.any():
+                lost = np.flatnonzero(step.discarded)
+                self._forget(out, t, lost)
+                self._restart(torch.from_numpy(lost))
         out.values[steps] = critic(self._state(dtype).unsqueeze(0), self.h_critic)[0][0]
         out.keep[steps] = (self.lengths > 0).repeat(spec.n_agents)
         return out, ended
 
-    def _restart(self, over: Tensor, ended: Ended) -> None:
-        """The listed battles have ended: note them, and start the next ones in their places."""
-        ended.returns += self.returns[over].tolist()
-        ended.lengths += self.lengths[over].tolist()
+    def _forget(self, out: Buffer, t: int, lost: NDArray[np.int64]) -> None:
+        """The listed battles' games failed at step t: none of their steps in this buffer counts."""
+        battles, n_agents = self.last_action.shape
+        for b in lost.tolist():
+            first = max(0, t + 1 - int(self.lengths[b]))
+            out.alive[first : t + 1].view(-1, n_agents, battles)[:, :, b] = False
+
+    def _restart(self, over: Tensor) -> None:
+        """The listed battles have ended: start the next ones in their places."""
         battles, n_agents = self.last_action.shape
         for h in (self.h_actor, self.h_critic):
             h.view(n_agents, battles, -1)[:, over] = 0.0

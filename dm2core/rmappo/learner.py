@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dm2core.config import CellConfig
-from dm2core.env.vector import BattleSim
+from dm2core.config import CellConfig, ConfigError
+from dm2core.env.observe import TYPE_BITS
+from dm2core.env.smac.vector import SmacEnv, take_counts
+from dm2core.env.vector import BattleSim, game_env
 from dm2core.nets import Actor, Critic
 from dm2core.returns import explained_variance
 from dm2core.rmappo.collect import Battles, Ended
@@ -30,7 +32,7 @@ class RmappoLearner:
         self.map_settings = settings.maps[cell.map_name]
         self.iteration, self.env_steps = 0, 0
         dtype = torch.float64 if cell.dtype == "float64" else torch.float32
-        self.env = BattleSim(cell.map_name, settings.battles)
+        self.env = _battles(cell, settings.battles)
         spec, size = self.env.spec, cell.ppo.hidden_size
         self.battles = Battles(self.env, cell.seed, size, dtype)
         size_in = spec.obs_size + spec.n_actions + spec.n_agents
@@ -71,9 +73,10 @@ class RmappoLearner:
             poll=poll,
         )
         metrics["explained_variance"] = explained_variance(raw[buffer.alive], targets[buffer.alive])
+        faults = take_counts(self.env)
         self.iteration += 1
         self.env_steps += settings.steps * settings.battles
-        return {f"train/{key}": value for key, value in (_battle_metrics(ended) | metrics).items()}
+        return {f"train/{key}": value for key, value in (_battle_metrics(ended) | metrics | faults).items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, optimiser moments, value normalisation, and the battles under way."""
@@ -102,6 +105,19 @@ class RmappoLearner:
     def _parts(self) -> list[tuple[str, torch.nn.Module, torch.optim.Adam]]:
         shared = self.shared
         return [("actor", shared.actor, shared.actor_opt), ("critic", shared.critic, shared.critic_opt)]
+
+
+def _battles(cell: CellConfig, count: int) -> BattleSim | SmacEnv:
+    """`count` battles; in the real game on games of their own, for they go on while others evaluate."""
+    if cell.smac is None:
+        return BattleSim(cell.map_name, count)
+    env = game_env(cell.map_name, count, cell.smac.model_copy(update={"games": count}), own_games=True)
+    if env.encoding.sizes[TYPE_BITS]:
+        raise ConfigError(
+            f"method: rmappo on {cell.map_name} needs the order of the enemies' types, which the game leaves open; "
+            "set env: embedded, or take a map with one type of enemy"
+        )
+    return env
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ from dm2core.env.observe import (
     TYPE,
     TYPE_BITS,
 )
+from dm2core.env.smac.vector import SmacEnv
 from dm2core.env.vector import BattleSim
 
 _KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
@@ -51,7 +52,7 @@ _KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
 class AgentState:
     """Agent-specific states of an environment's battles."""
 
-    def __init__(self, env: BattleSim) -> None:
+    def __init__(self, env: BattleSim | SmacEnv) -> None:
         self._env = env
         spec, sizes = env.spec, env.encoding.sizes
         types = int(sizes[TYPE_BITS])

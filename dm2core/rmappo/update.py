@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from dm2core.config import PPO
+from dm2core.finite import require_finite
 from dm2core.nets import Actor, Critic, RecurrentBody, StackedLayerNorm, StackedLinear
 from dm2core.policy import entropy, masked_log_softmax
 from dm2core.ppo import clip_gradients
@@ -194,6 +195,8 @@ def update_shared(
             shared.critic, chunks, targets, value_coef, cfg.huber_delta, clip_eps
         )
         metrics["grad_norm_critic"] = clip_gradients(shared.critic, cfg.max_grad_norm)
+        for key, value in metrics.items():
+            require_finite(key, value, agent_axis=None)
         shared.actor_opt.step()
         shared.critic_opt.step()
         for key, value in metrics.items():

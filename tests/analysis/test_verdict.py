@@ -244,11 +244,12 @@ def test_judge_writes_every_file(tmp_path: Path) -> None:
         "--paper",
         str(ROOT / "resources" / "paper_curves"),
     ]
-    assert judge.main([*args, "--out", str(out)]) == 0
+    assert judge.main([*args, "--out", str(out), "--transfer", str(tmp_path / "none")]) == 0
     names = {path.name for path in out.iterdir()}
     assert names == {*judge.MADE, "verdict.manifest.json"}
     text = (out / "verdict.md").read_text(encoding="utf-8")
     assert hashlib.sha256(claims.read_bytes()).hexdigest() in text
+    assert "not run: no StarCraft here" in text
     rows = pd.read_csv(out / "verdict.csv")
     assert set(rows["claim"]) == {item.id for c in [load_claims(claims)] for item in [*c.claims, *c.theory]}
     assert set(rows["outcome"]) == {"not tested"}

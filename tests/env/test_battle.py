@@ -53,6 +53,35 @@ def test_units_keep_to_the_rules(name: str) -> None:
             break
 
 
+def test_the_turns_tried_at_once_are_barred_where_each_alone_would_be() -> None:
+    """Bit k of `_barred` against the same turn tried alone, in crowds of touching and overlapping units."""
+    env, rng = BattleSim("3s5z", 1), np.random.default_rng(0)
+    env.reset(battle_keys(0, "turns", 0, 1))
+    f, m, units, pairs, rules = env._floats[0], env._ints[0], env._units, env._pairs, env._rules
+    degrees = np.radians([30.0, 60.0, 90.0, 120.0, -30.0, -60.0, -90.0, -120.0])
+    np.testing.assert_allclose(battle._TURN_COS, np.cos(degrees), atol=1e-15)
+    np.testing.assert_allclose(battle._TURN_SIN, np.sin(degrees), atol=1e-15)
+    barred = np.zeros(9, dtype=np.int64)
+    for _ in range(1000):
+        f[[battle.X, battle.Y]] = 14.0 + rng.random((2, f.shape[1])) * rng.choice([3.0, 4.0, 6.0])
+        u, angle, side = int(rng.integers(f.shape[1])), rng.random() * 2 * np.pi, int(rng.choice([-1, 1]))
+        ux, uy, step = float(np.cos(angle)), float(np.sin(angle)), float(units[battle.SPEED, u])
+        m[battle.SIDE, u] = side
+        count = battle._near(f, m, u, pairs)
+        bits = battle._barred(f, m, u, ux, uy, step, count, units, pairs, rules)
+        alone = 0
+        for k in range(8):
+            c, s = battle._TURN_COS[k], battle._TURN_SIN[k] * side
+            x = f[battle.X, u] + (c * ux - s * uy) * step
+            y = f[battle.Y, u] + (s * ux + c * uy) * step
+            alone |= (battle._first(f, m, u, x, y, count, pairs) >= 0) << k
+        assert bits == alone
+        free = [k for k in range(8) if not bits >> k & 1]
+        assert battle._FIRST_FREE[bits] == (free[0] if free else 8)
+        barred[8 - len(free)] += 1
+    assert (barred[:9] > 0).all()
+
+
 def test_marines_lose_six_points_a_shot_and_nothing_without_one() -> None:
     env = BattleSim("5m_vs_6m", 16)
     keys = battle_keys(4, "shots", 0, 16)

@@ -16,7 +16,7 @@ class ToyEnv:
 
     def __init__(self, num_battles: int, n_agents: int = 2, n_actions: int = 4, limit: int = 6) -> None:
         self.spec = EnvSpec("toy", n_agents, 1, n_actions, n_actions, 1, limit)
-        self.num_battles = num_battles
+        self.num_battles = self.side_by_side = num_battles
         self.obs = np.zeros((num_battles, n_agents, n_actions), dtype=np.float32)
         self.avail_actions = np.zeros((num_battles, n_agents, n_actions), dtype=np.bool_)
         self.alive = np.ones((num_battles, n_agents), dtype=np.bool_)

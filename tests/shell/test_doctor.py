@@ -61,8 +61,7 @@ def test_the_real_games_own_checks_are_shown(monkeypatch: pytest.MonkeyPatch) ->
         SimpleNamespace(what="maps", ok=False, to_do="unpack them"),
         SimpleNamespace(what="game", ok=True, to_do=""),
     ]
-    backend = SimpleNamespace(preflight=lambda: checks)
-    monkeypatch.setattr(doctor.importlib, "import_module", lambda name: backend)
+    monkeypatch.setattr(doctor, "preflight", lambda: checks)
     found = list(doctor._starcraft("StarCraft II", "backend"))
     assert [(check.what, check.state, check.do) for check in found] == [
         ("maps", "missing", "unpack them"),

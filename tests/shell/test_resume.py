@@ -19,6 +19,7 @@ from dm2core import train
 from dm2core.checkpoint import NAMES, save_checkpoint
 from dm2core.config import CellConfig, Config, cell_config, dump_config
 from dm2core.errors import EXIT_AGAIN, DataError, Dm2Error, TryAgain
+from dm2core.interrupt import catch_signals
 from dm2core.lock import cell_lock
 from dm2core.train import train_cell
 from tests.shell.conftest import outputs
@@ -82,21 +83,43 @@ def test_kill_9_at_random_moments_leaves_the_same_bits(
         seconds *= 0.7 if finished else 1.0  # the machine has become faster since
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def at_first_checkpoint(pid: int, state: Path) -> None:
+    """Return when the cell has saved an iteration; it has more to do."""
+    while not (state / NAMES[0]).exists():
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the cell ended before it saved anything"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_and_exits_75(
     number: int, cells: Cells, undisturbed: dict[str, tuple[dict[str, str], float]], tmp_path: Path
 ) -> None:
     cell, demos = cells["dm2"]
-    expected, seconds = undisturbed["dm2"]
     pid = start(cell, tmp_path / "out", tmp_path / "state", demos)
-    time.sleep(0.4 * seconds)
+    at_first_checkpoint(pid, tmp_path / "state")
     os.kill(pid, number)
     asked = time.monotonic()
     assert wait(pid) == EXIT_AGAIN
     assert time.monotonic() - asked < 10
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert wait(start(cell, tmp_path / "out", tmp_path / "state", demos)) == 0
-    assert outputs(tmp_path / "out") == expected
+    assert outputs(tmp_path / "out") == undisturbed["dm2"][0]
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        with catch_signals():
+            (tmp_path / "listening").touch()
+            while True:  # a loop that never polls
+                time.sleep(0.01)
+    while not (tmp_path / "listening").exists():
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGTERM)
+    time.sleep(0.05)
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    os.kill(pid, signal.SIGTERM)
+    assert wait(pid) == EXIT_AGAIN
 
 
 def stopped(cell: CellConfig, folder: Path) -> None:

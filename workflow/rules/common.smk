@@ -270,10 +270,22 @@ def calibrated_digest(wildcards):
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
+# The real game's share: a cell runs some games beside its one thread. Memory and speed of a game are assumed.
+GAMES = CONFIG.smac.games if CONFIG.env == "smac" else 0
+GAME_MB, GAME_STEPS_PER_MINUTE = 1500, 1_500
+
+
 def memory(wildcards, attempt):
     return 2000 * attempt
 
 
+def battle_memory(wildcards, attempt):
+    """Of a step that fights battles; RMAPPO's go on in games of their own while others evaluate."""
+    own = CONFIG.rmappo.battles if GAMES and wildcards.get("method", "").startswith("rmappo") else 0
+    return 2000 * attempt + GAME_MB * (GAMES + own)
+
+
 def minutes_for(env_steps):
     """Time limit to ask a scheduler for: generous, and more with every attempt; cells resume."""
-    return lambda wildcards, attempt: attempt * (30 + env_steps // 20_000)
+    a_minute = GAME_STEPS_PER_MINUTE * GAMES if GAMES else 20_000
+    return lambda wildcards, attempt: attempt * (30 + env_steps // a_minute)

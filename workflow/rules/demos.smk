@@ -11,10 +11,10 @@ rule sample_demos:
     benchmark:
         f"{RESULTS}/benchmarks/demos/{{map}}/{{demos_id}}.tsv"
     conda:
-        "../../environment.yml"
-    threads: 1
+        "../../environment-smac.yml" if GAMES else "../../environment.yml"
+    threads: 1 + GAMES
     resources:
-        mem_mb=memory,
+        mem_mb=battle_memory,
         runtime=minutes_for(0),
     params:
         digest=demos_digest,

@@ -9,10 +9,10 @@ rule train_expert:
     benchmark:
         f"{RESULTS}/benchmarks/experts/{{map}}/{{method}}/seed{{seed}}.tsv"
     conda:
-        "../../environment.yml"
-    threads: 1
+        "../../environment-smac.yml" if GAMES else "../../environment.yml"
+    threads: 1 + GAMES
     resources:
-        mem_mb=memory,
+        mem_mb=battle_memory,
         runtime=minutes_for(CONFIG.budget.expert_env_steps),
     params:
         digest=expert_digest,

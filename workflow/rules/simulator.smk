@@ -1,7 +1,7 @@
 # The simulator measured without DM2, and the page that says so. Only IPPO at scale paper compares with the paper, so
 # only its tables go beside the committed ones.
 REFERENCE = "results/reference/simulator"
-CALIBRATED = REFERENCE if CONFIG.scale == "paper" else f"{RESULTS}/simulator"
+CALIBRATED = REFERENCE if (CONFIG.scale, CONFIG.env) == ("paper", "embedded") else f"{RESULTS}/simulator"
 MEASURED = [f"{REFERENCE}/{name}.csv" for name in ("encoding", "motion", "scripted", "shields", "choices")]
 RECORDINGS = sorted(glob.glob(f"{workflow.basedir}/tests/data/golden_smac/*.npz"))
 

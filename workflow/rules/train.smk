@@ -10,10 +10,10 @@ rule train_cell:
     benchmark:
         f"{RESULTS}/benchmarks/cells/{{map}}/{{method}}/{{demos}}/seed{{seed}}.tsv"
     conda:
-        "../../environment.yml"
-    threads: 1
+        "../../environment-smac.yml" if GAMES else "../../environment.yml"
+    threads: 1 + GAMES
     resources:
-        mem_mb=memory,
+        mem_mb=battle_memory,
         runtime=minutes_for(CONFIG.budget.env_steps),
     params:
         digest=cell_digest,

@@ -10,6 +10,7 @@ rule verdict:
         claims=f"{workflow.basedir}/claims/claims.yaml",
         theory=f"{RESULTS}/theory/theory.csv",
         paper=f"{workflow.basedir}/resources/paper_curves",
+        transfers=sorted(glob.glob("results/transfer/*-*.json")),
         script=f"{SCRIPTS}/judge.py",
     output:
         multiext(

@@ -1,4 +1,7 @@
-"""Refuse code that runs what a data file says: unpickling, unsafe loaders, eval."""
+"""Refuse code that runs what a data file says: unpickling, unsafe loaders, eval.
+
+One file may unpickle, and nothing else that is banned: it decodes published demonstrations in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ BANNED = {
     ),
     "evaluation of text": re.compile(r"(?<![\w.])(eval|exec)\("),
 }
+EXEMPT = {Path("dm2core/published/child.py"): "unpickling"}
 WAIVER = "# unsafe on purpose:"  # tests that prove the refusal say so on the line
 
 
@@ -26,7 +30,7 @@ def offences(path: Path) -> list[str]:
         f"{path}:{number}: {what}: {line.strip()}"
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         for what, pattern in BANNED.items()
-        if pattern.search(line) and WAIVER not in line
+        if pattern.search(line) and WAIVER not in line and EXEMPT.get(path) != what
     ]
 
 

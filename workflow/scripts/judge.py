@@ -18,8 +18,9 @@ from dm2core.analysis.html import to_html
 from dm2core.analysis.paper_numbers import paper_differences
 from dm2core.analysis.run_table import files_of_runs, read_runs
 from dm2core.analysis.scores import ResultsError
+from dm2core.analysis.transfer_table import transfers
 from dm2core.analysis.verdict import CELL, verdict
-from dm2core.analysis.verdict_page import page
+from dm2core.analysis.verdict_page import GAME_REACH, REACH, page
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
 from dm2core.manifest import Job, hash_file
@@ -33,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--theory", type=Path, help="theory.csv; a file that does not exist leaves it untested"
     )
+    parser.add_argument(
+        "--transfer", type=Path, default=Path("results/transfer"), help="of dm2 evaluate --env"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     try:
@@ -41,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = Path(config.results)
         used = _inputs(args, results)
         job = Job("verdict", hash_file(args.config), used, seeds=config.seeds, scale=config.scale)
+        transferred = transfers(args.transfer)
         runs = read_runs(results)
         planned = pd.DataFrame([asdict(cell) for cell in all_cells(config)]).rename(
             columns={"map_name": "map"}
@@ -70,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "failed": 0 if failed is None else len(failed),
         "planned, in conditions not begun": waiting - (0 if failed is None else len(failed)),
     }
-    text = page(judged, file_sha256(args.claims), counts, job.reasons)
+    reach = GAME_REACH if config.env == "smac" else REACH
+    text = page(judged, file_sha256(args.claims), counts, job.reasons, reach=reach, transfers=transferred)
     (args.out / "verdict.md").write_text(text, encoding="utf-8")
     (args.out / "verdict.html").write_text(to_html(text, "Verdict"), encoding="utf-8")
     exported = json.dumps(marl_eval(runs), indent=1)
@@ -86,7 +92,7 @@ def _inputs(args: argparse.Namespace, results: Path) -> list[Path]:
     optional = [results / "failed.csv"]
     if args.theory is not None:
         optional += [args.theory, args.theory.with_name("theory.manifest.json")]
-    published = sorted(args.paper.glob("*.csv"))
+    published = [*sorted(args.paper.glob("*.csv")), *sorted(args.transfer.glob("*.json"))]
     there = [path for path in optional if path.is_file()]
     return [args.config, args.claims, *published, *there, *files_of_runs(results)]
 

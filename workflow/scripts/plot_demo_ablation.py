@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dm2core.analysis.figures import NOTES, Stamp, paper_curves, paper_file, plot_demo_ablation
+from dm2core.analysis.figures import GAME_NOTES, NOTES, Stamp, paper_curves, paper_file, plot_demo_ablation
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError
 from dm2core.manifest import Job, hash_file
@@ -41,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{error}; run: snakemake", file=sys.stderr)
         return 65
     beside = paper_curves(published) if published else None
+    note = (GAME_NOTES if config.env == "smac" else NOTES)[config.scale]
     stamp = Stamp.of(job.made_from, job.reasons)
-    plot_demo_ablation(scores, teams, args.out, note=NOTES[config.scale], paper=beside, stamp=stamp)
+    plot_demo_ablation(scores, teams, args.out, note=note, paper=beside, stamp=stamp)
     made = [args.out / f"demo_ablation.{end}" for end in ("pdf", "png", "csv")]
     job.finish(args.out / "demo_ablation.manifest.json", made)
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from dm2core.analysis.curve_figures import PAPER_FILES, paper_curves, plot_curves
-from dm2core.analysis.figures import NOTES, Stamp
+from dm2core.analysis.figures import GAME_NOTES, NOTES, Stamp
 from dm2core.analysis.switchboard import plot_switchboard
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError
@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"{error}; run: snakemake", file=sys.stderr)
         return 65
-    note, stamp = NOTES[config.scale], Stamp.of(job.made_from, job.reasons)
+    note = (GAME_NOTES if config.env == "smac" else NOTES)[config.scale]
+    stamp = Stamp.of(job.made_from, job.reasons)
     if args.figure == "switchboard":
         plot_switchboard(scores, args.out, note=note, stamp=stamp)
     else:

@@ -1,0 +1,1 @@
+"""The released code's demonstration files, read without trusting them."""

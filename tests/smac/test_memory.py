@@ -1,0 +1,70 @@
+"""What learners keep of battles that cannot be fought again, as the real game's cannot: saved whole, read back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dm2core.env import scripted
+from dm2core.env.vector import BattleSim
+from dm2core.nets import Actor
+from dm2core.own_best import OwnBest
+from dm2core.qmix.replay import Replay
+from dm2core.rng import battle_keys
+from dm2core.rollout import collect
+from dm2core.types import BattleEnv
+
+
+def fill(replay: Replay, episodes: int) -> None:
+    env, here, act = BattleSim("3m", 1), np.zeros(1, dtype=np.int64), scripted.focus_fire
+    for episode in range(episodes):
+        keys = battle_keys(1, "test", episode, 1)
+        env.reset(keys)
+        place, over = replay.begin(keys[0]), False
+        for t in range(env.spec.episode_limit + 1):
+            replay.obs[place, t] = torch.from_numpy(env.obs[0])
+            replay.avail_actions[place, t] = torch.from_numpy(env.avail_actions[0])
+            replay.state[place, t] = torch.from_numpy(env.state()[0])
+            if over:
+                break
+            actions = act(env, here)
+            step = env.step(actions, here)
+            replay.actions[place, t], replay.rewards[place, t] = (
+                torch.from_numpy(actions[0]),
+                float(step.reward[0]),
+            )
+            over = bool(step.terminated[0] or step.truncated[0])
+        replay.end(place, t, truncated=bool(step.truncated[0]))
+
+
+def test_a_replay_of_the_game_reads_back_without_fighting() -> None:
+    spec = BattleSim("3m", 1).spec
+    saved, read = (Replay(spec, 5, repeatable=False) for _ in range(2))
+    fill(saved, 7)
+    read.keys[:] = 99  # nothing is taken from the keys
+    tensors = {key: value.clone() for key, value in saved.tensors().items()}
+    tensors["keys"].zero_()
+    read.load_tensors(tensors)
+    places = np.array([4, 0, 2])
+    one, other = saved.batch(places), read.batch(places)
+    for name in vars(one):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert (
+        tensors["obs"].shape[1] == int(saved.lengths.max()) + 1 < spec.episode_limit
+    )  # only what was written
+
+
+def test_own_best_episodes_of_the_game_read_back_without_fighting() -> None:
+    env: BattleEnv = BattleSim("3m", 6)
+    spec = env.spec
+    actor = Actor(spec.n_agents, spec.obs_size + spec.n_actions + spec.n_agents, spec.n_actions, 16)
+    keys = battle_keys(1, "test", 0, 6)
+    rollout = collect(env, actor, None, keys)
+    saved, read = (OwnBest(spec, 8, torch.float32, terminal_row=True, repeatable=False) for _ in range(2))
+    saved.push(rollout, keys, 0.99)
+    tensors = saved.tensors()
+    tensors["keys"].zero_()
+    read.load_tensors(tensors)
+    one, other = saved.episodes(), read.episodes()
+    assert torch.equal(one.obs, other.obs)
+    assert (one.start == other.start).all() and (one.length == other.length).all()
