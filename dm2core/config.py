@@ -452,6 +452,11 @@ DEMOS_ID = (
 )
 
 
+def of_any_team(demos_id: str) -> str:
+    """A set's id without its first team: sets that differ only in that are one condition, of several teams."""
+    return re.sub(r"-t\d+$", "", demos_id)
+
+
 def parse_demos_id(demos_id: str) -> DemoSet:
     """Read a demonstration set's id; ConfigError with the pattern if it is not one."""
     match = re.fullmatch(DEMOS_ID, demos_id)

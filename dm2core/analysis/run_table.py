@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +16,7 @@ COLUMNS = ["map", "method", "demos", "team", "seed", "env_steps", "win_rate"]
 def read_runs(results: Path) -> pd.DataFrame:
     """[COLUMNS, other eval metrics, demonstrator_win_rate] of cells/*/*/*/seed*/ that have a manifest.
 
-    `team` names the experts on the demonstrations' card, "" without demonstrations; sets that differ only in their
-    first team (`-t2`) are one condition, of several teams. DataError if there is no cell,
+    `team` names the experts on the demonstrations' card, "" without demonstrations. DataError if there is no cell,
     or if the seeds of a condition were made under different configurations.
     """
     parts = []
@@ -44,7 +42,7 @@ def read_runs(results: Path) -> pd.DataFrame:
             wide.assign(
                 map=map_name,
                 method=method,
-                demos=re.sub(r"-t\d+$", "", demos),
+                demos=demos,
                 team=team,
                 seed=int(seed.removeprefix("seed")),
                 demonstrator_win_rate=against,

@@ -16,6 +16,7 @@ from dm2core.analysis.stats.intervals import RESAMPLES, Term, draws, estimate, e
 from dm2core.analysis.stats.permutation import holm, permutation_p
 from dm2core.analysis.stats.power import required_units, units
 from dm2core.analysis.stats.sample import Sample
+from dm2core.config import of_any_team
 from dm2core.errors import DataError
 from dm2core.methods import split_run
 from dm2core.rng import stream
@@ -184,7 +185,8 @@ def _arm(
     samples, keys = [], []
     for run in arm:
         method, demos = split_run(run)
-        rows = table[(table["map"] == map_name) & (table["method"] == method) & (table["demos"] == demos)]
+        listed = table["demos"] if demos != of_any_team(demos) else table["demos"].map(of_any_team)
+        rows = table[(table["map"] == map_name) & (table["method"] == method) & (listed == demos)]
         if keep is not None:
             rows = rows[rows["seed"].isin(keep)]
         if rows.empty:

@@ -54,6 +54,19 @@ def test_joint_sets_have_one_team_and_independent_ones_a_team_per_agent() -> Non
     assert [len(seeds) for seeds in teams.values()] == [1, 1, 3, 3]
 
 
+def test_sets_of_later_teams_start_there_and_go_round() -> None:
+    made = config(expert_seeds=[1, 2, 3, 4])
+    assert grid.demonstrators(made, "3m", "ippo-q50_joint-concurrent-t2") == [2]
+    assert grid.demonstrators(made, "3m", "ippo-q50_indep-concurrent-t3") == [3, 4, 1]
+    first, second = "ippo-q50_joint-concurrent", "ippo-q50_joint-concurrent-t2"
+    assert grid.demos_digest(made, "3m", first) != grid.demos_digest(made, "3m", second)
+    for name in ("ippo-q50_joint-concurrent-t1", "ippo-q50_joint-concurrent-t0"):
+        with pytest.raises(ConfigError, match="not a demonstration set"):
+            grid.demonstrators(made, "3m", name)
+    with pytest.raises(ConfigError, match=r"expert_seeds: .* needs 5, got 4"):
+        grid.demonstrators(made, "3m", "ippo-q50_joint-concurrent-t5")
+
+
 def test_unknown_filter_value_is_an_error_that_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"only_seed: no cell has 5; there are: 112358, 1285842"):
         grid.select(grid.cells(config()), {"only_seed": 5})

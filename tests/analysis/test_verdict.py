@@ -111,6 +111,19 @@ def test_teams_that_differ_make_a_difference_uncertain() -> None:
     assert (with_teams["teams_a"], with_teams["units"]) == (3, "teams")
 
 
+def test_sets_of_several_first_teams_are_one_condition_and_each_is_planned_for_itself() -> None:
+    pooled = campaign(0.3, n=3, teams=2, spread=0.2)
+    apart = pooled.assign(demos=pooled["demos"].mask(pooled["team"] == "t1", f"{SET}-t2"))
+    planned = apart[CELL].drop_duplicates()
+    assert verdict(apart, claim(), planned=planned).equals(verdict(pooled, claim()))
+    one = apart[apart["demos"] == f"{SET}-t2"]
+    only = claim(contrasts=[{"map": "3m", "a": [f"dm2@{SET}-t2"], "b": ["ippo"]}])
+    ends = one[one["env_steps"] > 0.9 * BUDGET].groupby("seed")["win_rate"].mean()
+    assert verdict(apart, only).iloc[0]["a"] == pytest.approx(ends.mean())
+    with pytest.raises(DataError, match="planned runs are neither finished nor failed"):
+        verdict(apart[~((apart["demos"] == f"{SET}-t2") & (apart["seed"] == 1))], claim(), planned=planned)
+
+
 def test_margin_is_against_the_runs_own_demonstrators() -> None:
     contrast = {"map": "3m", "a": [f"dm2@{SET}"], "b": {"level": 0.0}}
     row = judged(campaign(0.1), metric="margin", contrasts=[contrast])

@@ -11,7 +11,7 @@ import re
 import struct
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,8 @@ def write(folder: Path, episodes: list[dict[str, torch.Tensor]]) -> list[Path]:
     return files
 
 
-def as_on_a_gpu_with_old_numpy(file: Path) -> None:
-    """The same content as numpy 1 on a CUDA machine wrote it: protocol 3, numpy.core, storages on cuda:0."""
+def write_as_on_a_gpu_with_old_numpy(file: Path, episodes: Iterable[dict[str, torch.Tensor]]) -> None:
+    """What `write` writes, as numpy 1 on a CUDA machine wrote it: protocol 3, numpy.core, storages on cuda:0."""
 
     class Storage:
         def __init__(self, storage: Any) -> None:
@@ -80,8 +80,6 @@ def as_on_a_gpu_with_old_numpy(file: Path) -> None:
         def __reduce__(self) -> Any:
             return self.parts
 
-    with np.load(file, allow_pickle=True) as loaded:  # unsafe on purpose: this test wrote it
-        episodes = loaded["arr_0"]
     old = np.array([{key: Tensor(value) for key, value in ep.items()} for ep in episodes], dtype=object)
     data = pickle.dumps(old, protocol=3).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
     raw(file, data, len(old))
@@ -104,8 +102,8 @@ def run(files: list[Path], to: Path, *more: str) -> int:
 def test_published_files_become_a_set_row_by_row(old: bool, tmp_path: Path) -> None:
     episodes = team()
     files = write(tmp_path, episodes)
-    for file in files if old else []:
-        as_on_a_gpu_with_old_numpy(file)
+    for i, file in enumerate(files if old else []):
+        write_as_on_a_gpu_with_old_numpy(file, of_agent(episodes, i))
     assert run(files, tmp_path / "set") == 0
     demos = load_demos(tmp_path / "set", None, SPEC)
     for i, agent in enumerate(demos.agents):
