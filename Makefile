@@ -19,7 +19,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test check lint drills bench bench-peers figures mlflow clean
+.PHONY: setup demo test check lint drills bench bench-peers figures report mlflow clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -33,6 +33,7 @@ help:
 	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"
 	echo "make bench-peers  JaxMARL's SMAX in .venv-bench, so that make bench compares with it"
 	echo "make figures  redraw the figures from finished cells, without training"
+	echo "make report   figures, verdict, battles and provenance as one HTML page that needs nothing else (SCALE=smoke)"
 	echo "make mlflow   deliver finished cells to MLflow and open its pages at http://127.0.0.1:5000 (PORT=5000)"
 	echo "make clean    remove caches; results/ and figures/ stay"
 
@@ -61,6 +62,14 @@ demo: setup
 
 figures: setup
 	$(BIN)/snakemake --cores all --allowed-rules collect_scores plot_demo_ablation -- figures/demo_ablation.pdf
+
+# Figures first: the verdict is over the cells that are finished when Snakemake starts.
+report: setup
+	config="$(if $(SCALE),--configfile config/scale/$(SCALE).yaml)"; snakemake="$(BIN)/snakemake --quiet rules host reason"; \
+	page="$$($(BIN)/dm2 config $(if $(SCALE),--set scale=$(SCALE)) | sed -n 's/^results: //p')/report/report.html"; \
+	$$snakemake --cores all $$config -- figures/demo_ablation.pdf && \
+	$$snakemake --cores all --forcerun write_provenance $$config -- report_parts && \
+	$$snakemake report_parts $$config --report "$$page" && echo "$$page"
 
 mlflow: setup
 	$(BIN)/dm2 track $(if $(SCALE),--set scale=$(SCALE))

@@ -5,6 +5,9 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/experts.smk"
 include: "workflow/rules/demos.smk"
@@ -18,6 +21,7 @@ include: "workflow/rules/replay.smk"
 include: "workflow/rules/simulator.smk"
 include: "workflow/rules/verdict.smk"
 include: "workflow/rules/tracking.smk"
+include: "workflow/rules/report.smk"
 
 
 localrules:

@@ -6,11 +6,13 @@ Wrong usage or configuration is one line and exit code 2, before torch is import
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dm2core.config import (
     METHODS,
@@ -23,6 +25,9 @@ from dm2core.config import (
 )
 from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
 from dm2core.strict import parse_yaml
+
+if TYPE_CHECKING:
+    from dm2core.manifest import Job
 
 
 class _Parser(argparse.ArgumentParser):
@@ -161,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="what is running and what is done")
     _add_config(status)
+    status.add_argument("--figure", action="append", help="whose cells are planned; all for every figure's")
     status.add_argument("--watch", action="store_true", help="keep showing until interrupted")
+    status.add_argument("--json", action="store_true", help="for other programs")
     status.set_defaults(run=_status)
 
     track = commands.add_parser("track", help="deliver finished cells to MLflow")
@@ -176,6 +183,23 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="default: results and figures")
     verify.set_defaults(run=_verify)
 
+    explain = commands.add_parser("explain", help="one page about one run")
+    explain.add_argument(
+        "name", metavar="RUN", help="its path, or 3s_vs_3z/dm2/ippo-q50_joint-concurrent/seed112358"
+    )
+    _add_config(explain)
+    explain.set_defaults(run=_explain)
+
+    doctor = commands.add_parser("doctor", help="check the installation, and what is missing for what")
+    doctor.add_argument(
+        "asked",
+        nargs="*",
+        metavar="WHAT",
+        help="embedded, smac, gpu, slurm, mlflow: exit code 69 if it cannot be used here",
+    )
+    doctor.add_argument("--json", action="store_true", help="for other programs")
+    doctor.set_defaults(run=_doctor)
+
     encoding = commands.add_parser("check-encoding", help="replay traces of SMAC's encoder")
     encoding.add_argument("files", nargs="+")
     encoding.set_defaults(run=_check_encoding)
@@ -189,13 +213,17 @@ def _theory(args: argparse.Namespace) -> None:
     if args.games < 2 or args.seed < 0:
         raise ConfigError(f"--games {args.games} --seed {args.seed}: at least 2 games, a seed of at least 0")
     from dm2core.checkpoint import write_atomic
+    from dm2core.manifest import Job
     from dm2core.theory.report import curves, run
 
+    job = Job("theory", "", [], seeds=[args.seed])
     table = run(args.seed, args.games, lambda name: print(f"theory: {name}", flush=True))
     for name, data in (("theory", table), ("curves", curves(args.seed))):
         text = data.to_csv(index=False, float_format="%.9g", lineterminator="\n")
         write_atomic(args.out / f"{name}.csv", text.encode())
     write_atomic(args.out / "counterexample.txt", f"{table.attrs['counterexample']}\n".encode())
+    made = ("theory.csv", "curves.csv", "counterexample.txt")
+    job.finish(args.out / "theory.manifest.json", [args.out / name for name in made])
     failed = table.loc[~table["holds"], "test"] + " " + table["statement"]
     print(f"{len(table)} numbers; statements that fail somewhere:")
     for statement, count in failed.dropna().value_counts(sort=False).items():
@@ -255,7 +283,8 @@ def _train(args: argparse.Namespace) -> None:
     from dm2core.train import train_cell
 
     cell = cell_config(config, **common, demos=demos_id, demos_sha256=sha256)
-    train_cell(cell, args.out, args.state or Path(os.path.abspath(args.out) + ".state"), args.demos)
+    state = args.state or Path(os.path.abspath(args.out) + ".state")
+    train_cell(cell, args.out, state, args.demos, config_sha256=_sha256(config))
 
 
 def _train_pack(args: argparse.Namespace) -> None:
@@ -288,7 +317,16 @@ def _train_pack(args: argparse.Namespace) -> None:
             loaded = load_demos(path)
             given = {"demos": loaded.demos_id, "demos_sha256": loaded.sha256}
         members.append(Member(cell_config(config, **common, **given), out, state, path))
-    train_pack([m for m in members if not m.finished()], torch.device(args.device), args.threads)
+    train_pack(
+        [m for m in members if not m.finished()],
+        torch.device(args.device),
+        args.threads,
+        config_sha256=_sha256(config),
+    )
+
+
+def _sha256(config: Config) -> str:
+    return hashlib.sha256(dump_config(config).encode()).hexdigest()
 
 
 def _demos(args: argparse.Namespace) -> None:
@@ -400,23 +438,45 @@ def _replay(args: argparse.Namespace) -> None:
     map_name = args.map or next(filter(None, (replay.policy_map(Path(who)) for who in args.who)), None)
     if map_name not in known_maps():
         raise ConfigError("--map: give the map; a script can play any")
+    job = _replay_job(args)
     battles = [
         replay.record(map_name, who, args.seed, args.battle, greedy=not args.sampled) for who in args.who
     ]
     if args.out.suffix == ".npz":
         battles[0].save(args.out)
+        made = [args.out]
     else:
-        replay.draw(battles, args.out)
+        replay.draw(battles, args.out, about=f"dm2 made from {job.made_from}")
+        made = [args.out, args.out.with_suffix(".png")]
+    job.finish(args.out.with_suffix(".manifest.json"), made)
     for battle in battles:
         print(
             f"{battle.who}: {battle.outcome} after {len(battle.rewards)} steps, return {battle.rewards.sum():.2f}"
         )
 
 
-def _status(args: argparse.Namespace) -> None:
-    from dm2core.status import show
+def _replay_job(args: argparse.Namespace) -> Job:
+    """Policies that play are inputs, with the manifests that lie beside them."""
+    from dm2core.manifest import Job
+    from dm2core.numerics import numerics_key
 
-    show(Path(_config(args).results), watch=args.watch)
+    players = [Path(who) / "policy.safetensors" if Path(who).is_dir() else Path(who) for who in args.who]
+    policies = [path for path in players if path.is_file()]
+    beside = [path.with_name("manifest.json") for path in policies if path.name == "policy.safetensors"]
+    files = dict.fromkeys([*policies, *(path for path in beside if path.is_file())])
+    return Job("replay", "", files, seeds=[args.seed], numerics=numerics_key())
+
+
+def _status(args: argparse.Namespace) -> None:
+    config, figures = _config(args), args.figure or ["demo_ablation"]
+    if args.figure == ["all"]:
+        figures = ["demo_ablation", *config.figures]
+    from dm2core.status import Status, show
+
+    if args.json:
+        print(json.dumps(Status(config, figures).json(), indent=1))
+    else:
+        show(config, figures, watch=args.watch)
 
 
 def _track(args: argparse.Namespace) -> None:
@@ -445,6 +505,21 @@ def _verify(args: argparse.Namespace) -> int:
     if not (args.paths or there):
         raise ConfigError("verify: no results or figures here; give a path")
     return 0 if report(args.paths or there) else EXIT_DATA
+
+
+def _explain(args: argparse.Namespace) -> None:
+    config = _config(args)
+    from dm2core.explain import explain
+
+    explain(args.name, config, args.config)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from dm2core.doctor import ASKED, doctor
+
+    if strange := [name for name in args.asked if name not in ASKED]:
+        raise ConfigError(f"dm2 doctor: {strange[0]}: choose from {', '.join(ASKED)}")
+    doctor(args.asked, as_json=args.json)
 
 
 def _check_encoding(args: argparse.Namespace) -> int:

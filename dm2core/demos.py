@@ -40,6 +40,7 @@ from dm2core.evaluate import evaluate
 from dm2core.manifest import Job
 from dm2core.methods import METHODS
 from dm2core.nets import Actor, Policy, mix_agents
+from dm2core.numerics import numerics_key
 from dm2core.policies import load_policy
 from dm2core.rng import battle_keys, stream
 from dm2core.rollout import collect
@@ -97,8 +98,14 @@ def make_demos(config: Config, map_name: str, demos_id: str, folders: Sequence[P
     """Sample one demonstration set into `out`: demos.npz, card.md, card.json and their manifest, which is last."""
     sampling = Sampling(config, map_name, parse_demos_id(demos_id))
     text = dump_config(config).encode()
-    files = [folder / "checkpoints.safetensors" for folder in folders]
-    job = Job("demonstrations", hashlib.sha256(text).hexdigest(), files)
+    names = ("checkpoints.safetensors", "metrics.parquet", "manifest.json")
+    job = Job(
+        "demonstrations",
+        hashlib.sha256(text).hexdigest(),
+        [folder / name for folder in folders for name in names],
+        seeds=[config.eval_seed],
+        numerics=numerics_key(),
+    )
     teams = _teams(sampling, demos_id, folders)
     strangers = None
     if not sampling.demos.joint and sampling.demos.concurrent:

@@ -8,11 +8,21 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 15.0
+
+
+def read_progress(folder: Path) -> dict[str, Any] | None:
+    """The last report of the cell whose state this is; None before the first, and when it cannot be read."""
+    try:
+        report = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # finished, or being replaced this moment
+        return None
+    return report if isinstance(report, dict) else None
 
 
 class CellProgress:
@@ -68,6 +78,8 @@ class CellProgress:
             "win_rate": self.win_rate,
             "per_s": round(speed, 1),
             "left_s": round(left, 1),
+            "wall_s": round(time.monotonic() - self.began, 1),
+            "cpu_s": round(time.process_time(), 1),
         }
         part = self.path.with_suffix(".part")
         try:

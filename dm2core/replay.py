@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from dm2core.checkpoint import load_metadata, load_tensors, sha256_in_manifest, write_atomic
 from dm2core.config import ConfigError
@@ -218,8 +219,8 @@ def view(recordings: Sequence[Recording]) -> tuple[float, float, float, float]:
     return float(low[0]), float(low[1]), float(width), float(height)
 
 
-def draw(recordings: Sequence[Recording], gif: Path) -> None:
-    """One or more battles side by side as an animated GIF, and a strip of moments as a PNG beside it."""
+def draw(recordings: Sequence[Recording], gif: Path, about: str = "") -> None:
+    """One or more battles side by side as an animated GIF, and a strip of moments as a PNG; both say `about`."""
     map_name = recordings[0].map_name
     width = 460 if len(recordings) == 1 else 380
     painter = Painter(load_scenario(map_name), view(recordings), width)
@@ -237,8 +238,9 @@ def draw(recordings: Sequence[Recording], gif: Path) -> None:
     buffer = io.BytesIO()
     durations = [FRAME_MS] * (length - 1) + [LAST_MS]
     flat[0].save(
-        buffer, "GIF", save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=False
-    )
+        buffer, "GIF", save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=False,
+        comment=about.encode(),
+    )  # fmt: skip
     write_atomic(gif, buffer.getvalue())
     moments = [pictures[round(i * (length - 1) / (STRIP - 1))] for i in range(STRIP)]
     columns = 3 if len(recordings) == 1 else 2
@@ -247,5 +249,7 @@ def draw(recordings: Sequence[Recording], gif: Path) -> None:
     for i, moment in enumerate(moments):
         sheet.paste(moment, (i % columns * w, i // columns * h))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    said = PngInfo()
+    said.add_text("Source", about)
+    sheet.save(buffer, "PNG", pnginfo=said)
     write_atomic(gif.with_suffix(".png"), buffer.getvalue())

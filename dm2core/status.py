@@ -1,82 +1,181 @@
-"""What is running and what is done under a results folder: `dm2 status`, and the lines `make demo` prints meanwhile."""
+"""`dm2 status`: every cell of the grid and how it stands; and the lines that `make demo` prints meanwhile."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-FRESH_S = 120.0  # a cell that has not reported for this long is not shown as running
+from dm2core.analysis.grid import Cell, demonstrators, figure_cells, made_digest, parse_demos_id
+from dm2core.config import Config, ConfigError
+from dm2core.standing import Standing, begun, standing
+
 BETWEEN_LINES_S = 60.0
+STYLES = {"finished": "green", "running": "bold cyan", "failed": "bold red", "stopped": "yellow",
+          "outdated": "magenta", "waiting": "dim"}  # fmt: skip
 
 
-def running(results: Path) -> list[dict[str, Any]]:
-    """Last report of every unfinished cell (progress.CellProgress.report), the newest cells first."""
-    found = []
-    for path in sorted(results.glob("state/**/progress.json")):
-        try:
-            report = json.loads(path.read_text())
-            report["age_s"] = time.time() - path.stat().st_mtime
-        except (OSError, ValueError):  # finished or being replaced this moment
-            continue
-        found.append(report)
-    return found
+class Status:
+    """How all cells of some figures stand at this moment, and others that have begun."""
+
+    def __init__(self, config: Config, figures: Sequence[str]) -> None:
+        """ConfigError if there is no such figure."""
+        results = Path(config.results)
+        planned = dict.fromkeys(cell for figure in figures for cell in figure_cells(config, figure))
+        names = {cell.path for cell in planned}
+        others = [cell for name in begun(results) if name not in names and (cell := _cell(name)) is not None]
+        self.env_steps = config.budget.env_steps
+        self.cells = {cell: standing(results, cell.path, digest=_digest(config, cell)) for cell in planned}
+        self.cells |= {cell: standing(results, cell.path) for cell in others}
+        needed = dict.fromkeys(name for cell in planned for name in _experts(config, cell))
+        needed |= dict.fromkeys(begun(results, "experts"))
+        self.experts = {name: standing(results, name, kind="experts") for name in needed}
+        sets = dict.fromkeys((cell.map_name, cell.demos) for cell in self.cells if cell.demos != "none")
+        self.sets = {key: (results / "demos" / Path(*key) / "card.json").is_file() for key in sets}
+
+    @property
+    def all(self) -> list[Standing]:
+        return [*self.experts.values(), *self.cells.values()]
+
+    def json(self) -> dict[str, Any]:
+        """For other programs."""
+
+        def listed(items: dict[Any, Standing]) -> list[dict[str, Any]]:
+            return [{"name": s.name, "state": s.state, "why": s.why, **s.report} for s in items.values()]
+
+        return {
+            "cells": listed(self.cells),
+            "experts": listed(self.experts),
+            "demonstrations": [{"name": "/".join(key), "finished": done} for key, done in self.sets.items()],
+        }
+
+    def view(self) -> Group:
+        """The page."""
+        running = [s for s in self.all if s.state == "running"]
+        failed = [s for s in self.all if s.state in ("failed", "outdated")]
+        parts: list[Table | Text] = [self._summary(), self._grid()]
+        if running:
+            parts.append(_running(running))
+        parts += [
+            Text(f"{s.state}: {s.name}: {s.why}", STYLES[s.state], no_wrap=False) for s in failed if s.why
+        ]
+        return Group(*parts)
+
+    def _summary(self) -> Text:
+        counts = Counter(s.state for s in self.cells.values())
+        experts = sum(s.state == "finished" for s in self.experts.values())
+        text = Text(f"experts {experts} of {len(self.experts)}, ")
+        text.append(f"demonstration sets {sum(self.sets.values())} of {len(self.sets)}, ")
+        text.append(f"cells {counts['finished']} of {len(self.cells)}")
+        for state in ("running", "stopped", "failed", "outdated", "waiting"):
+            if counts[state]:
+                text.append(f", {counts[state]} {state}", STYLES[state])
+        speed = sum(s.report.get("per_s", 0.0) for s in self.cells.values() if s.state == "running")
+        left = sum(self.env_steps * (1 - s.share) for s in self.cells.values() if s.state != "finished")
+        if speed:
+            text.append(f"\n{speed:,.0f} env steps/s; all cells in about {_time(left / speed)} at this speed")
+        return text
+
+    def _grid(self) -> Table:
+        seeds = sorted({cell.seed for cell in self.cells})
+        view = Table("map", "method", "demonstrations", *map(str, seeds))
+        rows: dict[tuple[str, str, str], dict[int, Standing]] = {}
+        for cell, s in self.cells.items():
+            rows.setdefault((cell.map_name, cell.method, cell.demos), {})[cell.seed] = s
+        for key, by_seed in rows.items():
+            marks = [_mark(by_seed[seed]) if seed in by_seed else Text("") for seed in seeds]
+            view.add_row(*key[:2], "" if key[2] == "none" else key[2], *marks)
+        return view
 
 
-def finished(results: Path) -> tuple[int, int, int]:
-    """Finished experts, demonstration sets and cells."""
-    patterns = ("experts/*/*/*/manifest.json", "demos/*/*/card.json", "cells/*/*/*/*/manifest.json")
-    experts, demos, cells = (sum(1 for _ in results.glob(pattern)) for pattern in patterns)
-    return experts, demos, cells
+def _mark(s: Standing) -> Text:
+    share = f" {100 * s.share:.0f} %" if s.state in ("running", "stopped", "failed") and s.report else ""
+    return Text({"finished": "done", "waiting": "·"}.get(s.state, s.state) + share, STYLES[s.state])
 
 
-def table(results: Path) -> Table:
-    """One row per unfinished cell."""
-    experts, demos, cells = finished(results)
-    view = Table(
-        title=f"done: {experts} experts, {demos} demonstration sets, {cells} cells", title_justify="left"
-    )
+def _running(listed: list[Standing]) -> Table:
+    view = Table(title="running", title_justify="left")
     for column in ("cell", "env steps", "win rate", "per s", "left"):
         view.add_column(column, justify="left" if column == "cell" else "right")
-    for r in running(results):
-        left = f"{r['left_s'] / 60:.0f} min" if r["age_s"] < FRESH_S else "stopped"
+    for s in listed:
+        if not s.report:
+            view.add_row(s.name, "begins", "", "", "")
+            continue
+        r = s.report
         steps = f"{r['env_steps']:,} of {r['total']:,}"
-        view.add_row(r["name"], steps, f"{r['win_rate']:.2f}", f"{r['per_s']:,.0f}", left)
+        view.add_row(r["name"], steps, f"{r['win_rate']:.2f}", f"{r['per_s']:,.0f}", _time(r["left_s"]))
     return view
 
 
-def show(results: Path, *, watch: bool) -> None:
-    """Print once, or keep showing until interrupted: a live table on a terminal, a line a minute elsewhere."""
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
+
+
+def _cell(name: str) -> Cell | None:
+    """The cell of a path; None for a folder that is no cell's."""
+    parts = name.split("/")
+    seed = parts[-1].removeprefix("seed")
+    return Cell(parts[0], parts[1], parts[2], int(seed)) if len(parts) == 4 and seed.isdigit() else None
+
+
+def _digest(config: Config, cell: Cell) -> str | None:
+    """What the cell's manifest must carry; None where its demonstrations are not there to say it."""
+    try:
+        return made_digest(config, cell)
+    except (ConfigError, OSError, ValueError, KeyError):
+        return None
+
+
+def _experts(config: Config, cell: Cell) -> list[str]:
+    if cell.demos == "none":
+        return []
+    method = parse_demos_id(cell.demos).expert
+    seeds = demonstrators(config, cell.map_name, cell.demos)
+    return [f"{cell.map_name}/{method}/seed{seed}" for seed in seeds]
+
+
+def show(config: Config, figures: Sequence[str], *, watch: bool) -> None:
+    """Print once, or keep showing until interrupted: a live page on a terminal, a line a minute elsewhere."""
     console = Console()
     if not watch:
-        console.print(table(results))
+        console.print(Status(config, figures).view())
         return
     try:
         if console.is_terminal:
-            with Live(table(results), console=console, refresh_per_second=1, transient=True) as live:
+            with Live(Status(config, figures).view(), console=console, transient=True) as live:
                 while True:
                     time.sleep(2)
-                    live.update(table(results))
+                    live.update(Status(config, figures).view())
         while True:
             time.sleep(BETWEEN_LINES_S)
-            print(line(results), file=sys.stderr, flush=True)
+            print(line(Path(config.results)), file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         return
 
 
 def line(results: Path) -> str:
     """Everything in one line."""
-    experts, demos, cells = finished(results)
+    listed = {kind: [standing(results, name, kind=kind) for name in begun(results, kind)]
+              for kind in ("experts", "cells")}  # fmt: skip
+    done = {kind: sum(s.state == "finished" for s in items) for kind, items in listed.items()}
+    sets = len(list(results.glob("demos/*/*/card.json")))
     now = [
-        f"{r['name']} {100 * r['env_steps'] // r['total']} %, win rate {r['win_rate']:.2f}, "
-        f"{r['left_s'] / 60:.0f} min left"
-        for r in running(results)
-        if r["age_s"] < FRESH_S
+        f"{s.report['name']} {100 * s.share:.0f} %, win rate {s.report['win_rate']:.2f}, "
+        f"{_time(s.report['left_s'])} left"
+        for items in listed.values()
+        for s in items
+        if s.state == "running" and s.report
     ]
-    return f"done: {experts} experts, {demos} demonstration sets, {cells} cells; running: {'; '.join(now) or 'none'}"
+    failed = [s.name for items in listed.values() for s in items if s.state == "failed"]
+    return (
+        f"done: {done['experts']} experts, {sets} demonstration sets, {done['cells']} cells; "
+        f"running: {'; '.join(now) or 'none'}" + (f"; failed: {', '.join(failed)}" if failed else "")
+    )

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dm2core import provenance
+from dm2core.attempts import Attempts
 from dm2core.checkpoint import (
     Progress,
     load_checkpoint,
@@ -45,7 +44,7 @@ from dm2core.interrupt import catch_signals
 from dm2core.learner import Learner
 from dm2core.learners import open_learner
 from dm2core.lock import CellLock, cell_lock
-from dm2core.manifest import NO_SEAL, seal
+from dm2core.manifest import VERSION, CellManifest, to_bytes
 from dm2core.memory import trim
 from dm2core.metrics import MetricLog, write_parquet
 from dm2core.nets import Actor
@@ -66,8 +65,13 @@ class Run:
     lock: CellLock
 
 
-def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | None) -> None:
-    """Train one cell to its end, or go on with it; Dm2Error says what went wrong."""
+def train_cell(
+    cell: CellConfig, out: Path, state_folder: Path, demos: Path | None, *, config_sha256: str = ""
+) -> None:
+    """Train one cell to its end, or go on with it; Dm2Error says what went wrong.
+
+    `config_sha256`: of the whole resolved configuration that the cell was taken from, for its manifest.
+    """
     torch.set_num_threads(1)  # the number of threads changes the bits
     started = time.monotonic()
     with (
@@ -80,7 +84,7 @@ def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | No
         clear(out, state_folder)
         code = provenance.code_version()  # what runs, even if the sources change meanwhile
         note_start(state_folder)
-        attempts = note_attempt(state_folder, code["dm2core_sha256"])
+        attempts = Attempts(state_folder, code)
         run = open_run(cell, state_folder, demos, interrupt.poll, lock)
         first = run.learner.env_steps
         with CellProgress(name_of(cell), cell.env_steps, first, state_folder) as progress:
@@ -90,8 +94,8 @@ def train_cell(cell: CellConfig, out: Path, state_folder: Path, demos: Path | No
             "wall_s": round(spent, 3),
             "env_steps_per_s": round((run.learner.env_steps - first) / spent, 1),
         }
-        about = {"code": code, "attempts": attempts, "last_attempt": timing}
-        finish(run, out, about | {"inputs": inputs_of(cell, out, demos)})
+        about = {"code": code, "config_sha256": config_sha256, "inputs": inputs_of(cell, out, demos)}
+        finish(run, out, about | {"last_attempt": timing}, attempts)
         shutil.rmtree(state_folder)
 
 
@@ -213,7 +217,7 @@ def _kept(run: Run, env_steps: int) -> Path:
     return run.state_folder / f"policy{env_steps:010d}"
 
 
-def finish(run: Run, out: Path, about: dict[str, Any]) -> None:
+def finish(run: Run, out: Path, about: dict[str, Any], attempts: Attempts) -> None:
     """Results into `out`, the manifest last."""
     cell, rows = run.cell, run.log.rows()
     run.lock.check()
@@ -233,38 +237,23 @@ def finish(run: Run, out: Path, about: dict[str, Any]) -> None:
             kept.update({f"{env_steps:010d}/{key}": value for key, value in saved[1].items()})
         save_tensors(out / "checkpoints.safetensors", kept, {"map": cell.map_name, "digest": cell.digest()})
         names.append("checkpoints.safetensors")
-    manifest = {
-        "digest": cell.digest(),
-        "config": cell.model_dump(),
-        "outputs": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names},
-        "env_steps": run.learner.env_steps,
-        "iterations": run.learner.iteration,
-        "packages": provenance.package_versions(),
-        "numerics": provenance.numerics_key(),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        **({"game": game_info()} if cell.smac is not None else {}),
-        **about,
-        "seal": NO_SEAL,
-    }
+    manifest = CellManifest(
+        schema_version=VERSION,
+        kind="expert" if cell.keep_checkpoints else "cell",
+        digest=cell.digest(),
+        seed=cell.seed,
+        config=cell.model_dump(),
+        outputs={name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names},
+        env_steps=run.learner.env_steps,
+        iterations=run.learner.iteration,
+        packages=provenance.package_versions(),
+        lock_sha256=provenance.lock_sha256(),
+        game=game_info() if cell.smac is not None else {},
+        **{**attempts.end(), **about},
+    )
     reach("results-written")
-    write_atomic(out / "manifest.json", seal((json.dumps(manifest, indent=2) + "\n").encode()))
+    write_atomic(out / "manifest.json", to_bytes(manifest))
     reach("manifest-written")
-
-
-def note_attempt(folder: Path, code: str) -> list[dict[str, Any]]:
-    """Add this attempt to the cell's history and return all of it."""
-    path = folder / "attempts.json"
-    try:
-        attempts = list(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        attempts = []
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    attempts.append({"started": now, "host": socket.gethostname(), "dm2core_sha256": code})
-    for key in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
-        if key in os.environ:
-            attempts[-1][key.lower()] = os.environ[key]
-    write_atomic(path, json.dumps(attempts).encode())
-    return attempts
 
 
 def report_failure(run: Run, error: Exception) -> NumericError:

@@ -15,6 +15,7 @@ from dm2core import provenance
 from dm2core.checkpoint import write_atomic
 from dm2core.env.smac.vector import game_info
 from dm2core.manifest import Job
+from dm2core.numerics import numerics_key
 
 FOLDER = Path("results/transfer")
 
@@ -45,7 +46,7 @@ class Record:
             "game": game_info(),
             "code": self._code,
             "packages": provenance.package_versions(),
-            "numerics": provenance.numerics_key(),
+            "numerics": numerics_key(),
         }
         data = (json.dumps(report, indent=2) + "\n").encode()
         write_atomic(path, data)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dm2core.analysis.figures import band_label, curves, save, thousands
+from dm2core.analysis.figures import UNSTAMPED, Stamp, band_label, curves, save, thousands
 from dm2core.analysis.grid import Cell
 from dm2core.analysis.scores import card_win_rates, load_cell, read_json
 from dm2core.config import Config
@@ -134,6 +134,7 @@ def plot_curves(
     *,
     note: str = "",
     paper: pd.DataFrame | None = None,
+    stamp: Stamp = UNSTAMPED,
 ) -> pd.DataFrame:
     """Draw {figure}.{pdf,png} into `out`, write what they show to {figure}.csv, and return it."""
     data = curves(scores)
@@ -157,15 +158,15 @@ def plot_curves(
         figure.suptitle(note, fontsize="medium")
     handles = _legend(data, colour)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
-    write(figure, data, out / figure_name)
+    write(figure, data, out / figure_name, stamp)
     return data
 
 
-def write(figure: Figure, data: pd.DataFrame, stem: Path) -> None:
+def write(figure: Figure, data: pd.DataFrame, stem: Path, stamp: Stamp = UNSTAMPED) -> None:
     """PDF, PNG and CSV of one figure."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     data.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
-    save(figure, stem)
+    save(figure, stem, stamp)
 
 
 def _panel(axes: Axes, data: pd.DataFrame, colour: dict[str, tuple[float, float, float]]) -> None:

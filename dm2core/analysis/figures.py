@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -43,11 +45,27 @@ PAPER_NAMES = {
 }
 # What stands over a figure.
 NOTES = {
-    "smoke": "scale smoke: proves that every step runs; nothing is learned",
+    "smoke": "",  # its stamp says it
     "quick": "scale quick: reduced budgets on the embedded simulator",
     "paper": "",
 }
 GAME_NOTES = {**NOTES, "quick": "scale quick: reduced budgets; StarCraft II", "paper": "StarCraft II"}
+NOT_FOR_PUBLICATION = "not for publication"
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a picture carries of its manifest: the hash of what it is made of, and why it must not be published."""
+
+    made_from: str = ""
+    reasons: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, made_from: str, reasons: Iterable[str]) -> Stamp:
+        return cls(made_from, tuple(reasons))
+
+
+UNSTAMPED = Stamp()
 CURVE_COLUMNS = ["map", "series", "condition", "seed", "n", "env_steps", "win_rate", "sd"]
 
 
@@ -88,7 +106,13 @@ def demonstrator_lines(teams: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot_demo_ablation(
-    scores: pd.DataFrame, teams: pd.DataFrame, out: Path, *, note: str = "", paper: pd.DataFrame | None = None
+    scores: pd.DataFrame,
+    teams: pd.DataFrame,
+    out: Path,
+    *,
+    note: str = "",
+    paper: pd.DataFrame | None = None,
+    stamp: Stamp = UNSTAMPED,
 ) -> pd.DataFrame:
     """Draw demo_ablation.{pdf,png} into `out`, write what they show to demo_ablation.csv, and return it."""
     data = pd.concat([curves(scores), demonstrator_lines(teams)], ignore_index=True)
@@ -108,7 +132,7 @@ def plot_demo_ablation(
     )
     out.mkdir(parents=True, exist_ok=True)
     data.to_csv(out / "demo_ablation.csv", index=False, float_format="%.6g", lineterminator="\n")
-    save(figure, out / "demo_ablation")
+    save(figure, out / "demo_ablation", stamp)
     return data
 
 
@@ -190,24 +214,42 @@ def band_label(counts: Sequence[int]) -> str:
     return f"bold: mean; band: mean ± 1 SD across {seeds} seeds"
 
 
-def paper_curves(folder: Path, expert: str) -> pd.DataFrame | None:
-    """The paper's Fig. 3 curves for these demonstrators, if it has them (5M or 7M env steps on 5m_vs_6m)."""
+def paper_file(folder: Path, expert: str) -> Path | None:
+    """The paper's Fig. 3 for these demonstrators, if it has them (5M or 7M env steps on 5m_vs_6m)."""
     name = {"ippo-s5000k": "fig3_ablation_demo5m.csv", "ippo-s7000k": "fig3_ablation_demo7m.csv"}.get(expert)
-    return pd.read_csv(folder / name).replace({"map": {"5v6": "5m_vs_6m"}}) if name else None
+    return folder / name if name else None
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """PDF and PNG without dates, versions or random ids: equal bytes from equal data."""
+def paper_curves(path: Path) -> pd.DataFrame:
+    """Its curves, under our names of the maps."""
+    return pd.read_csv(path).replace({"map": {"5v6": "5m_vs_6m"}})
+
+
+def save(figure: Figure, stem: Path, stamp: Stamp = UNSTAMPED) -> None:
+    """PDF and PNG without dates, versions or random ids: equal bytes from equal data. Both carry the stamp."""
+    if stamp.reasons:
+        _mark(figure, stamp.reasons)
     before = os.environ.get("SOURCE_DATE_EPOCH")
     os.environ["SOURCE_DATE_EPOCH"] = "0"
+    about = f"dm2 made from {stamp.made_from}" if stamp.made_from else None
+    pdf = {"Creator": None, "Producer": None, "CreationDate": None, "Keywords": about}
+    png = {"Software": None} | ({"Source": about} if about else {})
     try:
         with mpl.rc_context({"svg.hashsalt": "dm2", "pdf.fonttype": 42}):
-            figure.savefig(
-                stem.with_suffix(".pdf"), metadata={"Creator": None, "Producer": None, "CreationDate": None}
-            )
-            figure.savefig(stem.with_suffix(".png"), dpi=160, metadata={"Software": None})
+            figure.savefig(stem.with_suffix(".pdf"), metadata=pdf)
+            figure.savefig(stem.with_suffix(".png"), dpi=160, metadata=png)
     finally:
         if before is None:
             del os.environ["SOURCE_DATE_EPOCH"]
         else:
             os.environ["SOURCE_DATE_EPOCH"] = before
+
+
+def _mark(figure: Figure, reasons: Sequence[str]) -> None:
+    """Across the figure that it is not for publication, and above it why."""
+    lines = [textwrap.fill(f"{NOT_FOR_PUBLICATION}: {reason}", 110) for reason in reasons]
+    figure.suptitle("\n".join(filter(None, [figure.get_suptitle(), *lines])), fontsize="medium")
+    figure.text(
+        *(0.5, 0.5, NOT_FOR_PUBLICATION), rotation=25, fontsize=44, color="#D55E00", alpha=0.16,
+        ha="center", va="center", in_layout=False,
+    )  # fmt: skip

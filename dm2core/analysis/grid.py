@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dm2core import RESULTS_VERSION
@@ -163,6 +164,26 @@ def cell_digest(config: Config, cell: Cell) -> str:
         packed=packed(config, cell.method),
     ).digest()
     return own if cell.demos == "none" else _digest([own, demos_digest(config, cell.map_name, cell.demos)])
+
+
+def made_digest(config: Config, cell: Cell) -> str:
+    """Digest that a finished cell's manifest carries, with the demonstrations that its set's card names.
+
+    OSError, ValueError or KeyError if the card is not there or damaged.
+    """
+    sha256 = ""
+    if cell.demos != "none":
+        card = Path(config.results) / "demos" / cell.map_name / cell.demos / "card.json"
+        sha256 = json.loads(card.read_text(encoding="utf-8"))["sha256"]
+    return cell_config(
+        config,
+        map_name=cell.map_name,
+        method=cell.method,
+        seed=cell.seed,
+        demos=cell.demos,
+        demos_sha256=sha256,
+        packed=packed(config, cell.method),
+    ).digest()
 
 
 def _digest(value: Any) -> str:

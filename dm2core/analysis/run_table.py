@@ -54,6 +54,18 @@ def read_runs(results: Path) -> pd.DataFrame:
     return table[COLUMNS + [name for name in table.columns if name not in COLUMNS]]
 
 
+def files_of_runs(results: Path) -> list[Path]:
+    """What `read_runs` reads: metrics and manifests of finished cells, cards and manifests of demonstrations."""
+    cells = sorted((results / "cells").glob("*/*/*/seed*/manifest.json"))
+    sets = {results / "demos" / path.parents[3].name / path.parents[1].name for path in cells}
+    cards = [folder / name for folder in sorted(sets) for name in ("card.json", "manifest.json")]
+    return [
+        *cells,
+        *(path.with_name("metrics.parquet") for path in cells),
+        *(c for c in cards if c.is_file()),
+    ]
+
+
 def _made_with(manifest: Path, name: str) -> str:
     """The cell's configuration without its seed, and without where it was computed."""
     config = read_json(manifest, f"cell {name}").get("config") or {}

@@ -12,6 +12,7 @@ import pandas as pd
 
 from dm2core.analysis.grid import VARIANTS, Cell, cells, demo_ids, packed
 from dm2core.config import Config, cell_config
+from dm2core.verify import left_out
 
 WIN_RATE = "eval/win_rate"  # greedy policies on the same battles for every cell
 SCORE_COLUMNS = ["map", "condition", "method", "demos", "seed", "env_steps", "win_rate"]
@@ -40,13 +41,17 @@ def collect_scores(config: Config, map_name: str) -> pd.DataFrame:
 
 
 def files_of(config: Config, chosen: Iterable[Cell]) -> list[Path]:
-    """What a table of these cells is made of: their metrics and manifests, and the cards of their demonstrations."""
+    """What a table of these cells is made of: metrics and manifests, cards and manifests of the demonstrations."""
     results, chosen = Path(config.results), list(chosen)
     names = ("metrics.parquet", "manifest.json")
     cards = dict.fromkeys((cell.map_name, cell.demos) for cell in chosen if cell.demos != "none")
+    sets = [results / "demos" / map_name / demos for map_name, demos in cards]
     return [
         *(results / "cells" / cell.path / name for cell in chosen for name in names),
-        *(results / "demos" / map_name / demos / "card.json" for map_name, demos in cards),
+        *(folder / "card.json" for folder in sets),
+        *(
+            folder / "manifest.json" for folder in sets if (folder / "manifest.json").is_file()
+        ),  # else an old set
     ]
 
 
@@ -82,13 +87,19 @@ def load_cell(config: Config, cell: Cell) -> pd.DataFrame:
 
 
 def demos_sha256(config: Config, cell: Cell) -> str:
-    """Hash of the demonstration file as it lies there now; a cell trained on another one is refused."""
+    """Hash of the demonstration file as it lies there now; a cell trained on another one is refused.
+
+    Of a file that a restored copy was left without, the hash that its list says (`verify.leave_out`).
+    """
     if cell.demos == "none":
         return ""
     path = Path(config.results) / "demos" / cell.map_name / cell.demos / "demos.npz"
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
+        listed = left_out([Path(config.results)]).get(path.resolve())
+        if listed is not None:
+            return listed
         raise ResultsError(
             f"cell {cell.path}: its demonstrations are missing: {path}; run: snakemake {path}"
         ) from None

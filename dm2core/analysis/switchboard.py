@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dm2core.analysis.curve_figures import colours, label, write
+from dm2core.analysis.figures import UNSTAMPED, Stamp
 
 LAST = 0.2  # share of the budget that `final` averages over
 
@@ -25,7 +26,9 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["map", "condition", "seed", "area", "final"])
 
 
-def plot_switchboard(scores: pd.DataFrame, out: Path, *, note: str = "") -> pd.DataFrame:
+def plot_switchboard(
+    scores: pd.DataFrame, out: Path, *, note: str = "", stamp: Stamp = UNSTAMPED
+) -> pd.DataFrame:
     """Draw switchboard.{pdf,png}: every run a dot, the mean a bar, against the first DM2 condition; data as CSV."""
     data = summary(scores)
     runs = list(dict.fromkeys(data["condition"]))
@@ -54,5 +57,5 @@ def plot_switchboard(scores: pd.DataFrame, out: Path, *, note: str = "") -> pd.D
         f"dots: runs, {count}; bars: means; dashed: {label(baseline)} on {', '.join(data['map'].unique())}"
     )
     figure.suptitle("\n".join(filter(None, [note, title])), fontsize="medium")
-    write(figure, data, out / "switchboard")
+    write(figure, data, out / "switchboard", stamp)
     return data

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dm2core.analysis.curve_figures import write
+from dm2core.analysis.figures import UNSTAMPED, Stamp
 
 FORMS = {
     "neglog_agent": ("#0072B2", r"$-\log P$(agent)"),
@@ -52,7 +53,7 @@ What follows from it:
 """
 
 
-def plot(table: pd.DataFrame, curves: pd.DataFrame, out: Path) -> None:
+def plot(table: pd.DataFrame, curves: pd.DataFrame, out: Path, stamp: Stamp = UNSTAMPED) -> None:
     """theory.pdf, .png, .csv into `out`."""
     figure = Figure(figsize=(12.5, 6.2), layout="constrained")
     grid = figure.subplot_mosaic([["matching", "holds"], ["distance", "holds"]], width_ratios=[1, 1.1])
@@ -82,7 +83,7 @@ def plot(table: pd.DataFrame, curves: pd.DataFrame, out: Path) -> None:
     axes.set_xlim(0, 1.12)
     axes.set_xlabel("share of numbers on which the statement holds")
     axes.spines[["top", "right"]].set_visible(False)
-    write(figure, table, out / "theory")
+    write(figure, table, out / "theory", stamp)
 
 
 def page(table: pd.DataFrame, example: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -23,17 +24,20 @@ def page(
     judged: pd.DataFrame,
     claims_sha256: str,
     counts: dict[str, int],
+    reasons: Sequence[str] = (),
     *,
     reach: str = REACH,
     transfers: str = f"{NOT_RUN}.",
 ) -> str:
-    """Markdown of `verdict.verdict`'s table; `counts` has planned, finished and failed runs.
+    """Markdown of `verdict.verdict`'s table; `counts` has planned, finished and failed runs, `reasons` speak against
+    publishing it.
 
     `transfers`: policies in simulator and game (transfer_table.py).
     """
     register = ", ".join(f"{name} {count}" for name, count in counts.items())
     parts = [
         "# Verdict",
+        *(f"Not for publication: {reason}." for reason in reasons),
         reach,
         f"Runs: {register}. claims.yaml: SHA-256 `{claims_sha256}`.",
         RULE,

@@ -145,7 +145,10 @@ class Painter:
         pen.rectangle([0, 0, self.width * SCALE, HEAD * SCALE], fill=WHITE)  # over rings that leave the arena
         pen.rectangle([0, (self.height - FOOT) * SCALE, self.width * SCALE, self.height * SCALE], fill=WHITE)
         small, wide = _font(11 * SCALE), self.width * SCALE
-        pen.text((6 * SCALE, 4 * SCALE), scene.title, font=_font(12 * SCALE, bold=True), fill=INK)
+        room = wide - 24 * SCALE - pen.textlength(scene.clock, font=small)
+        sizes = range(12 * SCALE, 6 * SCALE, -1)  # a long title is written smaller, not over the clock
+        fit = (size for size in sizes if pen.textlength(scene.title, font=_font(size, bold=True)) <= room)
+        pen.text((6 * SCALE, 4 * SCALE), scene.title, font=_font(next(fit, 6 * SCALE), bold=True), fill=INK)
         pen.text((wide - 6 * SCALE, 4 * SCALE), scene.clock, font=small, fill=INK, anchor="ra")
         points = scene.health + scene.shield
         full = np.array([unit.health + unit.shield for unit in self.units])

@@ -7,7 +7,7 @@ furthest behind make one iteration together, so cells that were stopped at diffe
 from __future__ import annotations
 
 import shutil
-import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from dm2core import provenance
+from dm2core.attempts import Attempts
 from dm2core.config import CellConfig
 from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
@@ -34,7 +35,6 @@ from dm2core.train import (
     is_finished,
     log_iteration,
     name_of,
-    note_attempt,
     open_run,
     report_failure,
     save_iteration,
@@ -62,9 +62,12 @@ class _Running:
     dm2: Dm2
     progress: CellProgress
     about: dict[str, Any]
+    attempts: Attempts
 
 
-def train_pack(members: list[Member], device: torch.device, threads: int = 1) -> None:
+def train_pack(
+    members: list[Member], device: torch.device, threads: int = 1, *, config_sha256: str = ""
+) -> None:
     """Train the cells to their ends, or go on with them; Dm2Error says what went wrong.
 
     A cell whose numbers are no longer finite leaves the pack; the others go on, and NumericError names it at the end.
@@ -74,12 +77,15 @@ def train_pack(members: list[Member], device: torch.device, threads: int = 1) ->
     with ExitStack() as stack:
         locks = [stack.enter_context(cell_lock(member.state)) for member in members]
         poll = stack.enter_context(catch_signals()).poll
-        waiting = [_start(member, lock, device, poll) for member, lock in zip(members, locks, strict=True)]
+        waiting = [
+            _start(member, lock, device, poll, config_sha256)
+            for member, lock in zip(members, locks, strict=True)
+        ]
         pack: PackLearner | None = None
         while True:
             for cell in [c for c in waiting if c.dm2.env_steps >= c.member.cell.env_steps]:
                 waiting.remove(cell)
-                finish(cell.run, cell.member.out, cell.about)
+                finish(cell.run, cell.member.out, cell.about, cell.attempts)
             if not waiting:
                 break
             behind = min(c.dm2.iteration for c in waiting)
@@ -104,23 +110,23 @@ def train_pack(members: list[Member], device: torch.device, threads: int = 1) ->
             shutil.rmtree(member.state)
 
 
-def _start(member: Member, lock: CellLock, device: torch.device, poll) -> _Running:  # type: ignore[no-untyped-def]
+def _start(
+    member: Member, lock: CellLock, device: torch.device, poll: Callable[[], None], config_sha256: str
+) -> _Running:
     clear(member.out, member.state)
     code = provenance.code_version()
     note_start(member.state)
-    attempts = note_attempt(member.state, code["dm2core_sha256"])
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    attempts = Attempts(member.state, code, where)
     run = open_run(member.cell, member.state, member.demos, poll, lock)
     dm2 = run.learner
     assert isinstance(dm2, Dm2)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     about: dict[str, Any] = {
         "code": code,
-        "attempts": attempts,
+        "config_sha256": config_sha256,
         "inputs": inputs_of(member.cell, member.out, member.demos),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "numerics": provenance.numerics_key() | {"device": where},
     }
     shown = CellProgress(name_of(member.cell), member.cell.env_steps, dm2.env_steps, member.state)
     if dm2.iteration == 0:
         evaluate_run(run, shown)
-    return _Running(member, run, dm2, shown, about)
+    return _Running(member, run, dm2, shown, about, attempts)

@@ -23,7 +23,8 @@ from dm2core.tracking.runs import Point, Run, read_card
 
 BATCH = 1000  # points a request; the REST interface takes no more
 ANSWER_S = 5.0
-RUN, DIGEST, LIVE = "dm2.run", "dm2.digest", "dm2.live"
+RUN, DIGEST, LIVE, FORM = "dm2.run", "dm2.digest", "dm2.live", "dm2.form"
+THIS_FORM = "2"  # of what a run holds; one of an earlier form is made anew
 
 
 class Store:
@@ -86,7 +87,8 @@ class Store:
         experiment = self._experiment(run.experiment)
         kept = False
         for old in self._runs(experiment, run.name):
-            good = old.info.status == "FINISHED" and old.data.tags.get(DIGEST) == run.digest
+            tags = old.data.tags
+            good = (old.info.status, tags.get(DIGEST), tags.get(FORM)) == ("FINISHED", run.digest, THIS_FORM)
             if good and not kept:
                 kept = True
             else:
@@ -94,7 +96,7 @@ class Store:
         if kept:
             return False
         start, end = run.times()
-        tags = {RUN: run.name, DIGEST: run.digest, **run.tags()}
+        tags = {RUN: run.name, DIGEST: run.digest, FORM: THIS_FORM, **run.tags()}
         run_id = self.client.create_run(
             experiment, start_time=start, tags=tags, run_name=run.name
         ).info.run_id

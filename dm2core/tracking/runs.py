@@ -37,11 +37,13 @@ class Run:
         return dict(_flat(self.manifest["config"]))
 
     def tags(self) -> dict[str, str]:
-        """What one groups and filters by."""
+        """What one groups and filters by; `condition` is a curve of a figure."""
         config, attempts = self.manifest["config"], self.manifest["attempts"]
         names = {"map": "map_name", "method": "method", "demos": "demos", "seed": "seed", "env": "env"}
         out = {tag: str(config[key]) for tag, key in names.items()}
+        demos = "" if config["demos"] == "none" else f"@{config['demos']}"
         out |= {
+            "condition": f"{config['method']}{demos}",
             "attempts": str(len(attempts)),
             "mlflow.source.git.commit": str(self.manifest["code"]["commit"]),
         }
@@ -56,9 +58,14 @@ class Run:
         return milliseconds(attempts[0]["started"]), end
 
     def points(self) -> list[Point]:
-        """Every metric, as it was; times are spread over the run by env steps, so they are the same every time."""
+        """Every metric, as it was; times are spread over the run by env steps, so they are the same every time.
+
+        Evaluations are there twice, the second time at the step when they were due (`due`).
+        """
         rows = read_metrics(self.folder / "metrics.parquet", self.name)
-        return place(rows, *self.times())
+        config = self.manifest["config"]
+        both = pd.concat([rows, due(rows, config["eval_every"], config["env_steps"])])
+        return place(both, *self.times())
 
     def curve(self) -> pd.DataFrame:
         """[env_steps, win_rate] of the evaluations."""
@@ -67,12 +74,24 @@ class Run:
         return rows.rename(columns={"value": "win_rate"})[["env_steps", "win_rate"]]
 
     def files(self) -> list[Path]:
-        """What is kept with the run: the manifest, the policy, and the map's replay if it was drawn."""
+        """What is kept with the run: manifest, policy, the demonstrations' card, the map's replay if it was drawn."""
         names = [self.folder / name for name in ("manifest.json", "policy.safetensors")]
+        if self.card is not None:
+            names += [self.card, self.card.with_suffix(".md")]
         replay = Path("figures") / f"replay_{self.manifest['config']['map_name']}.gif"
         if self.experiment != EXPERTS and self.manifest["config"]["method"] in ("ippo", "dm2"):
             names.append(replay)
         return [path for path in names if path.is_file()]
+
+
+def due(rows: pd.DataFrame, eval_every: int, env_steps: int) -> pd.DataFrame:
+    """Rows eval/* as eval_due/*, at the multiple of `eval_every` that made them due, the last ones at the budget.
+
+    Runs pass it a few battles earlier or later, and MLflow takes a mean over runs of equal steps alone.
+    """
+    rows = rows[rows["key"].str.startswith("eval/")]
+    steps = (rows["env_steps"] // eval_every * eval_every).where(rows["env_steps"] < env_steps, env_steps)
+    return rows.assign(key=rows["key"].str.replace("eval/", "eval_due/", n=1), env_steps=steps)
 
 
 def place(rows: pd.DataFrame, start: int, end: int) -> list[Point]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dm2core.analysis.figures import COLOURS, band_label, curves, paper_curves, plot_demo_ablation
+from dm2core.analysis.figures import COLOURS, band_label, curves, paper_curves, paper_file, plot_demo_ablation
 from dm2core.analysis.scores import CONDITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,8 +95,10 @@ def test_every_condition_has_a_colour_of_its_own() -> None:
 
 def test_paper_curves_exist_for_the_papers_demonstrators_only(tmp_path: Path) -> None:
     folder = ROOT / "resources" / "paper_curves"
-    theirs = paper_curves(folder, "ippo-s5000k")
-    assert theirs is not None and set(theirs["map"]) == {"5m_vs_6m"} and len(theirs) == 4 * 41
-    assert paper_curves(folder, "ippo-q50") is None
+    path = paper_file(folder, "ippo-s5000k")
+    assert path is not None
+    theirs = paper_curves(path)
+    assert set(theirs["map"]) == {"5m_vs_6m"} and len(theirs) == 4 * 41
+    assert paper_file(folder, "ippo-q50") is None
     table = scores().assign(map="5m_vs_6m")
     plot_demo_ablation(table, teams().assign(map="5m_vs_6m"), tmp_path, paper=theirs)

@@ -211,7 +211,8 @@ def write_cells(results: Path, runs: pd.DataFrame) -> None:
     for (map_name, method, demos, seed), rows in runs.groupby(CELL):
         folder = results / "cells" / map_name / method / demos / f"seed{seed}"
         folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text("{}")
+        about = {"digest": "", "config": {"keep_checkpoints": False, "seed": 0}, "outputs": {}}
+        (folder / "manifest.json").write_text(json.dumps(about | {"env_steps": 1, "iterations": 1}))
         frame = rows[["env_steps", "win_rate"]].rename(columns={"win_rate": "value"})
         frame.assign(key="eval/win_rate").to_parquet(folder / "metrics.parquet")
     card = results / "demos" / "3m" / SET / "card.json"
@@ -258,7 +259,7 @@ def test_judge_writes_every_file(tmp_path: Path) -> None:
     ]
     assert judge.main([*args, "--out", str(out), "--transfer", str(tmp_path / "none")]) == 0
     names = {path.name for path in out.iterdir()}
-    assert names == {"verdict.csv", "verdict.md", "runs.parquet", "runs.csv", "marl_eval.json"}
+    assert names == {*judge.MADE, "verdict.manifest.json"}
     text = (out / "verdict.md").read_text(encoding="utf-8")
     assert hashlib.sha256(claims.read_bytes()).hexdigest() in text
     assert "not run: no StarCraft here" in text

@@ -28,7 +28,7 @@ def write_cell(results: Path, name: str, points: int) -> None:
     map_name, method, demos, seed = name.split("/")
     manifest = {
         "config": {"map_name": map_name, "method": method, "demos": demos, "seed": int(seed[4:]), "env": "embedded",
-                   "ppo": {"lr": 0.0005}, "qmix": None},
+                   "eval_every": 100, "env_steps": 100 * (points - 1), "ppo": {"lr": 0.0005}, "qmix": None},
         "outputs": {"metrics.parquet": hashlib.sha256((folder / "metrics.parquet").read_bytes()).hexdigest()},
         "code": {"commit": "abc"},
         "attempts": [{"started": "2026-01-02T03:04:05Z", "host": "h", "slurm_job_id": "17"}],
@@ -47,13 +47,13 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path, empty_store: Path) -> Config:
-    """A configuration whose results folder holds four finished cells of demo_ablation, 2,400 points each."""
+    """A configuration whose results folder holds four finished cells of demo_ablation, 1,200 evaluations each."""
     config = load_config(
         ROOT / "config" / "config.yaml", {"scale": "smoke", "results": str(tmp_path / "results")}
     )
     for name in CELLS:
         for seed in SEEDS:
-            write_cell(tmp_path / "results", f"{name}/seed{seed}", 2400)
+            write_cell(tmp_path / "results", f"{name}/seed{seed}", 1200)
     card = {"map": "3m", "demos_id": "ippo-q50_joint-concurrent", "win_rate": 0.5, "episodes_per_agent": 3,
             "obs_size": 30, "sha256": "5" * 64}  # fmt: skip
     folder = tmp_path / "results" / "demos" / "3m" / card["demos_id"]  # type: ignore[operator]

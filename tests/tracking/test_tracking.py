@@ -21,7 +21,7 @@ from dm2core.config import Config
 from dm2core.errors import DataError, ServiceError
 from dm2core.tracking.deliver import Store, deliver_all
 from dm2core.tracking.live import running, written
-from dm2core.tracking.runs import finished_runs
+from dm2core.tracking.runs import due, finished_runs
 from tests.tracking.conftest import ROOT, write_cell
 
 FIGURE = ["demo_ablation"]
@@ -51,9 +51,10 @@ def in_files(config: Config) -> pd.DataFrame:
 
 def same(config: Config) -> bool:
     columns = ["name", "key", "step", "value"]
+    kept = in_store(config)
+    kept = kept[~kept["key"].str.startswith("eval_due/")]
     one, two = (
-        table[columns].sort_values(columns).reset_index(drop=True)
-        for table in (in_store(config), in_files(config))
+        table[columns].sort_values(columns).reset_index(drop=True) for table in (kept, in_files(config))
     )
     return one.equals(two)
 
@@ -75,13 +76,24 @@ def test_a_run_carries_config_tags_demonstrations_and_files(tree: Config) -> Non
     assert [run.info.run_name for run in runs] == ["3m/dm2/ippo-q50_joint-concurrent/seed112358"]
     run = runs[0]
     assert run.data.params["ppo.lr"] == "0.0005" and "qmix" not in run.data.params
+    assert run.data.tags["condition"] == "dm2@ippo-q50_joint-concurrent"
     assert run.data.tags["slurm_job_id"] == "17" and run.data.tags["mlflow.source.git.commit"] == "abc"
     assert run.inputs.dataset_inputs[0].dataset.name == "3m/ippo-q50_joint-concurrent"
     files = {item.path for item in store.client.list_artifacts(run.info.run_id)}
-    assert files == {"manifest.json", "policy.safetensors", "win_rate.png"}
+    assert files == {"manifest.json", "policy.safetensors", "card.json", "win_rate.png"}
     assert run.info.end_time - run.info.start_time == 60_000
     assert run.data.metrics["eval/win_rate"] == pytest.approx(pd.read_parquet(
         Path(tree.results) / "cells" / run.info.run_name / "metrics.parquet")["value"].iloc[-1])  # fmt: skip
+
+
+def test_evaluations_of_all_seeds_meet_at_the_steps_when_they_were_due() -> None:
+    for passed in ([0, 1013, 2001, 3040], [0, 1199, 2950, 3000]):
+        rows = pd.DataFrame({"env_steps": [*passed, 700], "key": ["eval/win_rate"] * 4 + ["train/loss"]})
+        rows["value"] = [0.0, 0.25, 0.5, 1.0, 9.0]
+        found = due(rows, 1000, 3000)
+        assert found["env_steps"].tolist() == [0, 1000, 2000, 3000]
+        assert set(found["key"]) == {"eval_due/win_rate"}
+        assert found["value"].tolist() == [0.0, 0.25, 0.5, 1.0]
 
 
 def test_a_cell_that_was_run_again_replaces_its_run(tree: Config) -> None:
@@ -179,7 +191,7 @@ def test_a_running_cell_is_followed_and_then_replaced(tree: Config) -> None:
     assert running(results) == []
     figure_seeds = tree.model_copy(update={"seeds": [78590]})
     assert deliver(figure_seeds)[0] == 1
-    assert len(in_store(tree).query("name == @name")) == 30
+    assert len(in_store(tree).query("name == @name and key == 'eval/win_rate'")) == 30
 
 
 def test_only_tracking_imports_mlflow_and_a_cell_never_does() -> None:

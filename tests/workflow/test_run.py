@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
+import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +18,8 @@ import pandas as pd
 
 from dm2core.analysis.grid import VARIANTS
 from dm2core.config import load_config
-from dm2core.verify import verify
+from dm2core.manifest import VERSION, read_manifest
+from dm2core.verify import leave_out, read_chain, verify
 
 from .conftest import ROOT, SMOKE, Outcome, snakemake
 
@@ -178,3 +182,66 @@ def test_a_finished_run_verifies_and_one_flipped_byte_names_all_that_was_made_fr
     for end in ("seed112358/policy.safetensors", "tables/3m.parquet", "figures/demo_ablation.pdf"):
         assert any(name.endswith(end) for name in downstream), end
     assert not any("/ippo/none/" in name for name in downstream)
+
+
+def test_500_one_byte_edits_of_a_finished_run_are_named_with_what_was_made_from_them(
+    smoke: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(smoke, root)
+    results = root / "results" / "smoke"
+    places = ("experts", "demos", "cells", "tables", "config")
+    files = [path for place in places for path in sorted((results / place).rglob("*")) if path.is_file()]
+    files = [path for path in files if path.parent.name != "seed8"]  # another test's cell, not the figure's
+    files += sorted((root / "figures").iterdir())
+    assert verify([root / "results", root / "figures"]).unlisted == []
+    used = read_manifest(root / "figures" / "demo_ablation.manifest.json").config_sha256[:12]
+    rng = random.Random(2)
+    for _ in range(500):
+        path = rng.choice(files)
+        good, stat = path.read_bytes(), path.stat()
+        at = rng.randrange(len(good))
+        path.write_bytes(good[:at] + bytes([good[at] ^ rng.randrange(1, 256)]) + good[at + 1 :])
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        found = verify([root / "results", root / "figures"])
+        path.write_bytes(good)
+        assert path in found.damaged, (path, at)
+        # Final policies, cards for people and tables as CSV are ends of the chain: nothing of the figure reads them.
+        end = path.name in ("policy.safetensors", "card.md", "3m.csv") or path.parent.name == "figures"
+        end |= path.parent.name == "config" and path.stem != used  # planned by another test, made nothing
+        if not end:
+            assert root / "figures" / "demo_ablation.pdf" in found.downstream, path
+
+
+def test_a_copy_with_metrics_manifests_and_cards_alone_verifies_and_redraws_without_training(
+    smoke: Path, tmp_path: Path
+) -> None:
+    keep = {"metrics.parquet", "manifest.json", "card.json", "card.md"}
+    results = tmp_path / "results" / "smoke"
+    for place in ("cells", "demos"):
+        for path in (smoke / "results" / "smoke" / place).rglob("*"):
+            if path.name in keep and path.parent.name != "seed8":  # another test's
+                target = results / path.relative_to(smoke / "results" / "smoke")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+    assert (
+        leave_out(results) == 5 + 4 + 3 * 3
+    )  # policies, demonstrations, and three files of each expert team
+    found = verify([results])
+    assert (found.damaged, found.downstream, found.unlisted) == ({}, {}, [])
+    outcome = snakemake(tmp_path, "--cores", "1", *SMOKE, *SEED)
+    assert outcome.plan == {"collect_scores": 1, "plot_demo_ablation": 1}, outcome.text
+    for end in ("pdf", "png", "csv"):
+        drawn, redrawn = (root / "figures" / f"demo_ablation.{end}" for root in (smoke, tmp_path))
+        assert drawn.read_bytes() == redrawn.read_bytes(), end
+    assert verify([results, tmp_path / "figures"]).damaged == {}
+
+
+def test_every_result_has_a_complete_manifest(smoke: Path) -> None:
+    found = read_chain([smoke / "results", smoke / "figures"])
+    assert found.broken == {}
+    kinds = Counter(manifest.kind for manifest in found.manifests.values())
+    kinds["cell"] -= len(list(smoke.glob("results/smoke/cells/*/*/*/seed8/manifest.json")))  # another test's
+    assert kinds == {"expert": 3, "demonstrations": 4, "cell": 5, "table": 1, "figure": 1}
+    assert {manifest.schema_version for manifest in found.manifests.values()} == {VERSION}
+    assert all(len(manifest.config_sha256) == 64 for manifest in found.manifests.values())

@@ -19,6 +19,8 @@ from snakemake.exceptions import WorkflowError
 from dm2core.analysis import grid
 from dm2core.analysis.calibration import PAPER_BUFFER, calibration_cells
 from dm2core.config import DEMOS_ID, FIGURES, ConfigError, dump_config, load_config
+from dm2core.errors import DataError
+from dm2core.manifest import read_manifest
 
 # One thread per cell: the thread count is part of a result, and cells are what runs side by side.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
@@ -222,6 +224,22 @@ def cell_digest(wildcards):
 def table_digest(wildcards):
     chosen = [cell for cell in GRID if cell.map_name == wildcards.map]
     return hashlib.sha256("".join(grid.cell_digest(CONFIG, cell) for cell in chosen).encode()).hexdigest()
+
+
+def report_files():
+    """Verdict, theory, battles, demo_ablation, and the other figures that were drawn under this configuration."""
+    made = [name for name in FIGURES if drawn_under(f"figures/{name}.manifest.json")]
+    names = ["demo_ablation", *made, "theory", *(f"replay_{map}" for map in CONFIG.demo_ablation.maps)]
+    ends = {name: ".gif" if name.startswith("replay") else ".pdf" for name in names}
+    return [f"{RESULTS}/verdict/verdict.html", *(f"figures/{name}{end}" for name, end in ends.items())]
+
+
+def drawn_under(manifest):
+    """Whether a figure was made under the present configuration; others may need cells that nobody asked for."""
+    try:
+        return read_manifest(Path(manifest)).config_sha256.startswith(Path(CONFIG_FILE).stem)
+    except DataError:
+        return False
 
 
 def calibration_metrics(wildcards):

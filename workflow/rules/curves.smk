@@ -46,9 +46,27 @@ rule plot_figure:
         code=[f"{ANALYSIS}/{name}.py" for name in ("figures", "curve_figures", "switchboard")],
         paper=f"{workflow.basedir}/resources/paper_curves",
     output:
-        pdf=report("figures/{figure}.pdf", caption="../report/figure.rst", category="{figure}"),
-        png=report("figures/{figure}.png", caption="../report/figure.rst", category="{figure}"),
-        csv=report("figures/{figure}.csv", caption="../report/figure.rst", category="{figure}"),
+        pdf=report(
+            "figures/{figure}.pdf",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{figure}",
+            labels={"shows": "PDF"},
+        ),
+        png=report(
+            "figures/{figure}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{figure}",
+            labels={"shows": "figure"},
+        ),
+        csv=report(
+            "figures/{figure}.csv",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{figure}",
+            labels={"shows": "every point"},
+        ),
         manifest="figures/{figure}.manifest.json",
     log:
         f"{RESULTS}/logs/plot_figure/{{figure}}.log",

@@ -14,16 +14,19 @@ rule plot_demo_ablation:
             "figures/demo_ablation.pdf",
             caption="../report/demo_ablation.rst",
             category="Demonstration ablation",
+            labels={"shows": "PDF"},
         ),
         png=report(
             "figures/demo_ablation.png",
             caption="../report/demo_ablation.rst",
             category="Demonstration ablation",
+            labels={"shows": "figure"},
         ),
         csv=report(
             "figures/demo_ablation.csv",
             caption="../report/demo_ablation_data.rst",
             category="Demonstration ablation",
+            labels={"shows": "every point"},
         ),
         manifest="figures/demo_ablation.manifest.json",
     log:

@@ -7,8 +7,19 @@ rule replay_pair:
     input:
         policies=replay_policies,
     output:
-        gif="figures/replay_{map}.gif",
-        png="figures/replay_{map}.png",
+        gif=report(
+            "figures/replay_{map}.gif",
+            caption="../report/replay.rst",
+            category="Battles",
+            labels={"shows": "{map}: animation"},
+        ),
+        png=report(
+            "figures/replay_{map}.png",
+            caption="../report/replay.rst",
+            category="Battles",
+            labels={"shows": "{map}: six moments"},
+        ),
+        manifest="figures/replay_{map}.manifest.json",
     log:
         f"{RESULTS}/logs/replay_pair/{{map}}.log",
     benchmark:

@@ -10,6 +10,7 @@ rule theory:
         table=f"{RESULTS}/theory/theory.csv",
         curves=f"{RESULTS}/theory/curves.csv",
         example=f"{RESULTS}/theory/counterexample.txt",
+        manifest=f"{RESULTS}/theory/theory.manifest.json",
     log:
         f"{RESULTS}/logs/theory.log",
     benchmark:
@@ -34,12 +35,26 @@ rule plot_theory:
         table=f"{RESULTS}/theory/theory.csv",
         curves=f"{RESULTS}/theory/curves.csv",
         example=f"{RESULTS}/theory/counterexample.txt",
+        manifest=f"{RESULTS}/theory/theory.manifest.json",
         script=f"{SCRIPTS}/plot_theory.py",
         code=f"{ANALYSIS}/theory_figure.py",
     output:
-        pdf=report("figures/theory.pdf", caption="../report/theory.rst", category="theory"),
-        png=report("figures/theory.png", caption="../report/theory.rst", category="theory"),
-        csv=report("figures/theory.csv", caption="../report/theory.rst", category="theory"),
+        pdf=report(
+            "figures/theory.pdf", caption="../report/theory.rst", category="Theory", labels={"shows": "PDF"}
+        ),
+        png=report(
+            "figures/theory.png",
+            caption="../report/theory.rst",
+            category="Theory",
+            labels={"shows": "figure"},
+        ),
+        csv=report(
+            "figures/theory.csv",
+            caption="../report/theory.rst",
+            category="Theory",
+            labels={"shows": "every number"},
+        ),
+        manifest="figures/theory.manifest.json",
     log:
         f"{RESULTS}/logs/plot_theory.log",
     benchmark:

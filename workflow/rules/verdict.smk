@@ -15,11 +15,23 @@ rule verdict:
     output:
         multiext(
             f"{RESULTS}/verdict/",
-            "verdict.csv",
             "verdict.md",
             "runs.parquet",
             "runs.csv",
             "marl_eval.json",
+            "verdict.manifest.json",
+        ),
+        html=report(
+            f"{RESULTS}/verdict/verdict.html",
+            caption="../report/verdict.rst",
+            category="Verdict",
+            labels={"shows": "the claims and how they stand"},
+        ),
+        csv=report(
+            f"{RESULTS}/verdict/verdict.csv",
+            caption="../report/verdict_data.rst",
+            category="Verdict",
+            labels={"shows": "the same as data"},
         ),
     log:
         f"{RESULTS}/logs/verdict.log",

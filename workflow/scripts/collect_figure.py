@@ -23,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config = load_config(args.config)
-        job = Job("table", hash_file(args.config), files_of(config, figure_cells(config, args.figure)))
+        used = files_of(config, figure_cells(config, args.figure))
+        job = Job(
+            "table", hash_file(args.config), [args.config, *used], seeds=config.seeds, scale=config.scale
+        )
         scores, teams = collect_figure(config, args.figure), collect_teams(config, args.figure)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -31,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ResultsError, DataError) as error:
         print(error, file=sys.stderr)
         return 65
+    for reason in job.reasons:
+        print(f"not for publication: {reason}", file=sys.stderr)
     args.out.mkdir(parents=True, exist_ok=True)
     made = [args.out / f"{args.figure}{end}" for end in (".parquet", ".csv", "_demonstrators.csv")]
     scores.to_parquet(made[0], index=False)

@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(args.config)
         used = files_of(config, [cell for cell in cells(config) if cell.map_name == args.map_name])
-        job = Job("table", hash_file(args.config), used)
+        job = Job(
+            "table", hash_file(args.config), [args.config, *used], seeds=config.seeds, scale=config.scale
+        )
         scores = collect_scores(config, args.map_name)
         teams = collect_demonstrators(config, args.map_name)
     except ConfigError as error:
@@ -32,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ResultsError, DataError) as error:
         print(error, file=sys.stderr)
         return 65
+    for reason in job.reasons:
+        print(f"not for publication: {reason}", file=sys.stderr)
     args.out.mkdir(parents=True, exist_ok=True)
     made = [args.out / f"{args.map_name}{end}" for end in (".parquet", ".csv", "_demonstrators.csv")]
     scores.to_parquet(made[0], index=False)

@@ -1,4 +1,4 @@
-"""Finished cells and claims.yaml -> verdict.csv, verdict.md, runs.parquet, runs.csv, marl_eval.json."""
+"""Finished cells and claims.yaml -> verdict.csv, .md, .html, runs.parquet, runs.csv, marl_eval.json, the manifest."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ import pandas as pd
 from dm2core.analysis.claims import file_sha256, load_claims
 from dm2core.analysis.export import marl_eval, write_tidy
 from dm2core.analysis.grid import all_cells
+from dm2core.analysis.html import to_html
 from dm2core.analysis.paper_numbers import paper_differences
-from dm2core.analysis.run_table import read_runs
+from dm2core.analysis.run_table import files_of_runs, read_runs
 from dm2core.analysis.scores import ResultsError
 from dm2core.analysis.transfer_table import transfers
 from dm2core.analysis.verdict import CELL, verdict
 from dm2core.analysis.verdict_page import GAME_REACH, REACH, page
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
+from dm2core.manifest import Job, hash_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(args.config)
         claims = load_claims(args.claims)
         results = Path(config.results)
+        used = _inputs(args, results)
+        job = Job("verdict", hash_file(args.config), used, seeds=config.seeds, scale=config.scale)
         transferred = transfers(args.transfer)
         runs = read_runs(results)
         planned = pd.DataFrame([asdict(cell) for cell in all_cells(config)]).rename(
@@ -72,11 +76,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         "planned, in conditions not begun": waiting - (0 if failed is None else len(failed)),
     }
     reach = GAME_REACH if config.env == "smac" else REACH
-    text = page(judged, file_sha256(args.claims), counts, reach=reach, transfers=transferred)
+    text = page(judged, file_sha256(args.claims), counts, job.reasons, reach=reach, transfers=transferred)
     (args.out / "verdict.md").write_text(text, encoding="utf-8")
-    text = json.dumps(marl_eval(runs), indent=1)
-    (args.out / "marl_eval.json").write_text(text + "\n", encoding="utf-8")
+    (args.out / "verdict.html").write_text(to_html(text, "Verdict"), encoding="utf-8")
+    exported = json.dumps(marl_eval(runs), indent=1)
+    (args.out / "marl_eval.json").write_text(exported + "\n", encoding="utf-8")
+    job.finish(args.out / "verdict.manifest.json", [args.out / name for name in MADE])
     return 0
+
+
+MADE = ("verdict.csv", "verdict.md", "verdict.html", "runs.parquet", "runs.csv", "marl_eval.json")
+
+
+def _inputs(args: argparse.Namespace, results: Path) -> list[Path]:
+    optional = [results / "failed.csv"]
+    if args.theory is not None:
+        optional += [args.theory, args.theory.with_name("theory.manifest.json")]
+    published = [*sorted(args.paper.glob("*.csv")), *sorted(args.transfer.glob("*.json"))]
+    there = [path for path in optional if path.is_file()]
+    return [args.config, args.claims, *published, *there, *files_of_runs(results)]
 
 
 def _table(path: Path, columns: list[str]) -> pd.DataFrame | None:

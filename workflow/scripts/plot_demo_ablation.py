@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dm2core.analysis.figures import GAME_NOTES, NOTES, paper_curves, plot_demo_ablation
+from dm2core.analysis.figures import GAME_NOTES, NOTES, Stamp, paper_curves, paper_file, plot_demo_ablation
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError
 from dm2core.manifest import Job, hash_file
@@ -30,18 +30,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     maps, expert = config.demo_ablation.maps, config.demo_ablation.expert
     ends = (".parquet", "_demonstrators.csv", ".manifest.json")
+    used = [args.tables / f"{name}{end}" for name in maps for end in ends]
+    published = paper_file(PAPER, expert) if config.scale == "paper" else None
+    used += [args.config, *([published] if published else [])]
     try:
-        job = Job(
-            "figure", hash_file(args.config), [args.tables / f"{name}{end}" for name in maps for end in ends]
-        )
+        job = Job("figure", hash_file(args.config), used, seeds=config.seeds)
         scores = pd.concat([pd.read_parquet(args.tables / f"{name}.parquet") for name in maps])
         teams = pd.concat([pd.read_csv(args.tables / f"{name}_demonstrators.csv") for name in maps])
     except DataError as error:
         print(f"{error}; run: snakemake", file=sys.stderr)
         return 65
-    beside = paper_curves(PAPER, expert) if config.scale == "paper" else None
+    beside = paper_curves(published) if published else None
     note = (GAME_NOTES if config.env == "smac" else NOTES)[config.scale]
-    plot_demo_ablation(scores, teams, args.out, note=note, paper=beside)
+    stamp = Stamp.of(job.made_from, job.reasons)
+    plot_demo_ablation(scores, teams, args.out, note=note, paper=beside, stamp=stamp)
     made = [args.out / f"demo_ablation.{end}" for end in ("pdf", "png", "csv")]
     job.finish(args.out / "demo_ablation.manifest.json", made)
     return 0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dm2core.analysis.curve_figures import paper_curves, plot_curves
-from dm2core.analysis.figures import GAME_NOTES, NOTES
+from dm2core.analysis.curve_figures import PAPER_FILES, paper_curves, plot_curves
+from dm2core.analysis.figures import GAME_NOTES, NOTES, Stamp
 from dm2core.analysis.switchboard import plot_switchboard
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError
@@ -34,19 +34,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     used = [
         args.tables / f"{args.figure}{end}" for end in (".parquet", "_demonstrators.csv", ".manifest.json")
     ]
+    published = PAPER / PAPER_FILES.get(args.figure, "")
+    used += [args.config, *([published] if config.scale == "paper" and published.is_file() else [])]
     try:
-        job = Job("figure", hash_file(args.config), used)
+        job = Job("figure", hash_file(args.config), used, seeds=config.seeds)
         scores = pd.read_parquet(args.tables / f"{args.figure}.parquet")
         teams = pd.read_csv(args.tables / f"{args.figure}_demonstrators.csv")
     except DataError as error:
         print(f"{error}; run: snakemake", file=sys.stderr)
         return 65
     note = (GAME_NOTES if config.env == "smac" else NOTES)[config.scale]
+    stamp = Stamp.of(job.made_from, job.reasons)
     if args.figure == "switchboard":
-        plot_switchboard(scores, args.out, note=note)
+        plot_switchboard(scores, args.out, note=note, stamp=stamp)
     else:
         beside = paper_curves(config, args.figure, PAPER)
-        plot_curves(args.figure, scores, teams, args.out, note=note, paper=beside)
+        plot_curves(args.figure, scores, teams, args.out, note=note, paper=beside, stamp=stamp)
     made = [args.out / f"{args.figure}.{end}" for end in ("pdf", "png", "csv")]
     job.finish(args.out / f"{args.figure}.manifest.json", made)
     return 0

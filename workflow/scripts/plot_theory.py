@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from dm2core.analysis.figures import Stamp
 from dm2core.analysis.theory_figure import page, plot
+from dm2core.errors import DataError
+from dm2core.manifest import Job
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,8 +23,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--page", type=Path, help="where to write the page")
     args = parser.parse_args(argv)
+    used = [args.table, args.curves, args.example, args.table.with_name("theory.manifest.json")]
+    try:
+        job = Job("figure", "", used)
+    except DataError as error:
+        print(f"{error}; run: snakemake figures/theory.pdf", file=sys.stderr)
+        return 65
     table = pd.read_csv(args.table)
-    plot(table, pd.read_csv(args.curves), args.out)
+    plot(table, pd.read_csv(args.curves), args.out, Stamp.of(job.made_from, job.reasons))
+    job.finish(
+        args.out / "theory.manifest.json", [args.out / f"theory.{end}" for end in ("pdf", "png", "csv")]
+    )
     if args.page is not None:
         args.page.write_text(page(table, args.example.read_text(encoding="utf-8").strip()), encoding="utf-8")
     return 0

@@ -1,0 +1,110 @@
+"""`dm2 explain` tells from files alone what a run is, how it went and what uses it; bad names get the nearest ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dm2core.cli import main
+from dm2core.config import Config, dump_config
+from dm2core.explain import sparkline
+from dm2core.manifest import Job
+from dm2core.train import train_cell
+
+from .conftest import ROOT
+from .test_resume import Cells
+
+NAME = "3m/dm2/ippo-q50_joint-concurrent/seed7"
+
+
+@pytest.fixture(scope="session")
+def results(
+    config: Config, cells: Cells, demo_sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A results folder with one finished DM2 cell, its demonstrations, and a table that uses it."""
+    root = tmp_path_factory.mktemp("explained") / "results"
+    cell, demos = cells["dm2"]
+    assert demos is not None
+    shutil.copytree(demos, root / "demos" / "3m" / demos.name)
+    folder = root / "cells" / NAME
+    train_cell(cell, folder, root / "state" / "cells" / NAME, root / "demos" / "3m" / demos.name)
+    (root / "tables").mkdir()
+    Job("table", "", [folder / "metrics.parquet"]).finish(root / "tables" / "3m.manifest.json", [])
+    return root
+
+
+def explained(results: Path, name: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    options = ["--config", str(ROOT / "config" / "config.yaml"), "--set", "scale=smoke"]
+    code = main(["explain", name, *options, "--set", f"results={results}"])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def test_one_page_says_what_a_finished_cell_is(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, page = explained(results, NAME, capsys)
+    assert code == 0
+    manifest = json.loads((results / "cells" / NAME / "manifest.json").read_text())
+    for text in (
+        "independent PPO on 3m, paid the task reward and its own discriminator's logit; seed 7",
+        "env_steps 3,000 (10,000,000)", "discriminator.steps 2 (120)", "12 episodes per agent", "last 0.",
+        "1 attempt", manifest["code"]["commit"], manifest["host"]["cpu"], manifest["digest"], "table: 3m",
+        f"--forcerun {results}/cells/{NAME}/metrics.parquet",
+    ):  # fmt: skip
+        assert text in page, text
+    by_path = explained(results, str(results / "cells" / NAME / "metrics.parquet"), capsys)[1]
+    assert by_path == page
+
+
+def test_unfinished_and_failed_cells_are_explained_as_far_as_they_are(
+    config: Config, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "3m/ippo/none/seed7"
+    state = tmp_path / "state" / "cells" / name
+    state.mkdir(parents=True)
+    rows = [[0, 0, "eval/win_rate", 0.0], [4, 900, "eval/win_rate", 1.0]]
+    (state / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "[5, 9")
+    (state / "attempts.json").write_text("[{}]")
+    code, page = explained(tmp_path, name, capsys)
+    assert code == 0 and "stopped" in page and "▁█" in page and "last 1.000" in page
+    (state / "failure.json").write_text(json.dumps({"what": "value loss is nan", "iteration": 5}))
+    assert "failed: iteration 5: value loss is nan" in explained(tmp_path, str(state), capsys)[1]
+
+
+def test_a_damaged_manifest_is_said_and_the_rest_still_shown(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(results, tmp_path / "results")
+    path = tmp_path / "results" / "cells" / NAME / "manifest.json"
+    path.write_text(path.read_text().replace('"seed": 7', '"seed": 8'))
+    code, page = explained(tmp_path / "results", NAME, capsys)
+    assert code == 0 and "seal does not fit" in page.replace("\n", " ") and "win rate" in page
+
+
+def test_a_bad_name_is_one_line_with_the_nearest(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = explained(results, NAME.replace("joint", "jiont"), capsys)
+    assert code == 2 and len(line.splitlines()) == 1
+    assert f"nearest: {NAME}" in line
+    assert explained(results, "zzzz", capsys) == (
+        2, "dm2: zzzz: no such run; dm2 status lists the cells\n"
+    )  # fmt: skip
+
+
+def test_the_configuration_may_lie_elsewhere(
+    config: Config, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(dump_config(config.model_copy(update={"results": str(results)})))
+    assert main(["explain", NAME, "--config", str(path)]) == 0
+    page = capsys.readouterr().out
+    assert "used by" in page and f"--configfile {path}\n" in page
+
+
+def test_a_curves_bars_go_from_0_to_1() -> None:
+    assert sparkline((0.0, 0.5, 1.0)) == "▁▅█"
+    assert len(sparkline(tuple(0.3 for _ in range(400)))) == 50
