@@ -19,7 +19,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test check lint drills bench bench-peers figures report mlflow clean
+.PHONY: setup demo test test-smac test-slurm check lint drills drills-slurm bench bench-peers figures report mlflow clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -28,6 +28,8 @@ help:
 	echo "make demo     regenerate figures/demo_ablation from nothing (SCALE=smoke: in seconds, shows nothing)"
 	echo "make test     tests and checks"
 	echo "make test-smac  the real StarCraft II's interface, against a stand-in for the game (docs/starcraft.md)"
+	echo "make test-slurm   jobs killed on a Slurm of its own, 2 minutes (root; apt-get install slurm-wlm munge)"
+	echo "make drills-slurm   everything that can happen to a job there, 15 minutes -> results/drills, docs/slurm.md"
 	echo "make check    format, lint, types, import order, workflow lint"
 	echo "make drills   kill -9, full disks, bit flips and leaks in large numbers -> results/drills/*.log"
 	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"
@@ -92,6 +94,13 @@ test: check
 
 drills: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m drill tests/drills
+
+test-slurm: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "slurm and not slow" tests/slurm
+
+drills-slurm: setup
+	mkdir -p results/drills
+	OMP_NUM_THREADS=1 bash -o pipefail -c '$(BIN)/pytest -v -s -m slurm tests/slurm 2>&1 | tee results/drills/slurm.log'
 
 bench: setup
 	mkdir -p results/benchmarks

@@ -52,7 +52,7 @@ def cell_lock(folder: Path, *, wait: bool = False) -> Iterator[CellLock]:
     while True:
         handle = _open(path)
         try:
-            if not _take(handle):
+            if not _take(handle, path):
                 holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
                 if not wait:
                     text = f"{folder}: in use by {holder}; wait for it or stop it, then run again"
@@ -86,11 +86,14 @@ def _sign(handle: int, path: Path, name: str) -> None:
         raise WriteError(f"{path}: cannot be written ({error.strerror}); make room and run again") from None
 
 
-def _take(handle: int) -> bool:
+def _take(handle: int, path: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as error:  # a Lustre that is mounted without `flock`, for one
+        text = f"{path}: this file system has no locks ({error.strerror}); put the state on one that has"
+        raise WriteError(text) from None
     return True
 
 

@@ -100,12 +100,14 @@ def train_cell(
 
 
 def is_finished(cell: CellConfig, out: Path) -> bool:
-    """Its manifest is there and is this cell's."""
+    """Its manifest is there and is this cell's, and so is everything the manifest names."""
     try:
         manifest = json.loads((out / "manifest.json").read_text())
-    except (OSError, ValueError):
+        if manifest["digest"] != cell.digest():
+            return False
+        return all((out / name).is_file() for name in manifest["outputs"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return isinstance(manifest, dict) and manifest.get("digest") == cell.digest()
 
 
 def inputs_of(cell: CellConfig, out: Path, demos: Path | None) -> dict[str, str]:

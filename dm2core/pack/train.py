@@ -6,6 +6,7 @@ furthest behind make one iteration together, so cells that were stopped at diffe
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -75,12 +76,9 @@ def train_pack(
     torch.set_num_threads(1)
     failed: list[str] = []
     with ExitStack() as stack:
-        locks = [stack.enter_context(cell_lock(member.state)) for member in members]
+        held = _hold(members, stack)
         poll = stack.enter_context(catch_signals()).poll
-        waiting = [
-            _start(member, lock, device, poll, config_sha256)
-            for member, lock in zip(members, locks, strict=True)
-        ]
+        waiting = [_start(member, lock, device, poll, config_sha256) for member, lock in held]
         pack: PackLearner | None = None
         while True:
             for cell in [c for c in waiting if c.dm2.env_steps >= c.member.cell.env_steps]:
@@ -106,8 +104,21 @@ def train_pack(
                 save_iteration(cell.run, cell.progress)
         if failed:
             raise NumericError("; ".join(failed))
-        for member in members:
+        for member, _ in held:
             shutil.rmtree(member.state)
+
+
+def _hold(members: list[Member], stack: ExitStack) -> list[tuple[Member, CellLock]]:
+    """Lock every cell, in an order that all packs share; those that ended while a scheduler's job waited are done."""
+    wait = "SLURM_JOB_ID" in os.environ
+    order = sorted(members, key=lambda member: member.state)
+    locks = {member: stack.enter_context(cell_lock(member.state, wait=wait)) for member in order}
+    waited = any(lock.waited for lock in locks.values())
+    for member in members:
+        if waited and member.finished():
+            shutil.rmtree(member.state)
+            del locks[member]
+    return [(member, locks[member]) for member in members if member in locks]
 
 
 def _start(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 from dm2core import cli
 from dm2core.config import Config, cell_config, dump_config, load_config
 from dm2core.errors import EXIT_USAGE, TryAgain
+from dm2core.lock import cell_lock
 from dm2core.pack import train
 from dm2core.pack.train import Member, train_pack
 
@@ -62,6 +66,32 @@ def test_a_stopped_pack_goes_on_to_the_same_bits(
         assert manifest["config"]["compute"] == "pack"
         assert manifest["digest"] == a.cell.digest()
         assert not a.state.exists() and not b.state.exists()
+
+
+def test_under_a_scheduler_a_packs_second_job_waits_and_trains_what_is_left(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first job's cells are held until it ends; it has finished one of its two."""
+    made, mine = members(config, tmp_path / "made"), members(config, tmp_path / "mine")
+    train_pack(made, torch.device("cpu"))
+    locks = ExitStack()
+    for member in mine:
+        locks.enter_context(cell_lock(member.state))
+
+    def first_job_ends() -> None:
+        shutil.copytree(made[0].out, mine[0].out)
+        locks.close()
+
+    monkeypatch.setenv("SLURM_JOB_ID", "4")
+    end = threading.Timer(1.5, first_job_ends)
+    end.start()
+    train_pack(mine, torch.device("cpu"))
+    end.join()
+    assert "waiting for process" in capsys.readouterr().err
+    manifest = "manifest.json"
+    assert (mine[0].out / manifest).read_bytes() == (made[0].out / manifest).read_bytes(), "not trained again"
+    assert (mine[1].out / manifest).exists()
+    assert not any(member.state.exists() for member in mine)
 
 
 @pytest.mark.parametrize(

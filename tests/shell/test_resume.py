@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from dm2core import train
 from dm2core.checkpoint import NAMES, save_checkpoint
 from dm2core.config import CellConfig, Config, cell_config, dump_config
-from dm2core.errors import EXIT_AGAIN, DataError, Dm2Error, TryAgain
+from dm2core.errors import EXIT_AGAIN, DataError, Dm2Error, TryAgain, WriteError
 from dm2core.interrupt import catch_signals
 from dm2core.lock import cell_lock
 from dm2core.train import train_cell
@@ -180,6 +181,19 @@ def test_one_process_per_cell(cells: Cells, tmp_path: Path) -> None:
         train_cell(cell, tmp_path / "out", tmp_path / "state", None)
     assert time.monotonic() - began < 2
     assert TryAgain("").exit_code == EXIT_AGAIN
+
+
+def test_a_file_system_without_locks_is_refused_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a Lustre that is mounted without `flock` answers."""
+
+    def unsupported(_handle: int, _operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("dm2core.lock.fcntl.flock", unsupported)
+    with pytest.raises(WriteError, match="this file system has no locks"), cell_lock(tmp_path, wait=True):
+        pass
 
 
 def test_under_a_scheduler_a_second_job_waits_and_does_not_train_again(

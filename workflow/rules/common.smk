@@ -285,6 +285,11 @@ def battle_memory(wildcards, attempt):
     return 2000 * attempt + GAME_MB * (GAMES + own)
 
 
+def pack_memory(pack):
+    """A cell of the largest map and buffer (8m_vs_9m, 1024 episodes) adds 1,020 MB to a pack; see docs/slurm.md."""
+    return lambda wildcards, attempt: (1000 + 1100 * len(pack)) * attempt
+
+
 def minutes_for(env_steps):
     """Time limit to ask a scheduler for: generous, and more with every attempt; cells resume."""
     a_minute = GAME_STEPS_PER_MINUTE * GAMES if GAMES else 20_000

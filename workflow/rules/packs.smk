@@ -19,7 +19,7 @@ for number, pack in enumerate(grid.packs(CONFIG)):
             "../../environment.yml"
         threads: CONFIG.packs.threads
         resources:
-            mem_mb=memory,
+            mem_mb=pack_memory(pack),
             runtime=minutes_for(CONFIG.budget.env_steps),
             gpu=int(CONFIG.packs.device == "cuda"),
         params:
