@@ -19,7 +19,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test test-smac test-slurm check lint drills drills-slurm bench bench-peers figures report mlflow clean
+.PHONY: setup demo test test-smac test-slurm check lint drills drills-slurm bench bench-peers figures campaign report mlflow clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -35,6 +35,7 @@ help:
 	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"
 	echo "make bench-peers  JaxMARL's SMAX in .venv-bench, so that make bench compares with it"
 	echo "make figures  redraw the figures from finished cells, without training"
+	echo "make campaign   the reproduction, stage by stage, resumable: hours (docs/campaign.md)"
 	echo "make report   figures, verdict, battles and provenance as one HTML page that needs nothing else (SCALE=smoke)"
 	echo "make mlflow   deliver finished cells to MLflow and open its pages at http://127.0.0.1:5000 (PORT=5000)"
 	echo "make clean    remove caches; results/ and figures/ stay"
@@ -72,6 +73,12 @@ report: setup
 	$$snakemake --cores all $$config -- figures/demo_ablation.pdf && \
 	$$snakemake --cores all --forcerun write_provenance $$config -- report_parts && \
 	$$snakemake report_parts $$config --report "$$page" && echo "$$page"
+
+campaign: setup
+	for figure in demo_ablation core gail_only bc_pretrain; do \
+	  nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml --config only_figure=$$figure \
+	    --cores all --keep-going --quiet rules host reason || exit 1; \
+	done
 
 mlflow: setup
 	$(BIN)/dm2 track $(if $(SCALE),--set scale=$(SCALE))

@@ -470,7 +470,9 @@ def _replay_job(args: argparse.Namespace) -> Job:
 def _status(args: argparse.Namespace) -> None:
     config, figures = _config(args), args.figure or ["demo_ablation"]
     if args.figure == ["all"]:
-        figures = ["demo_ablation", *config.figures]
+        from dm2core.analysis.grid import figure_names
+
+        figures = figure_names(config)
     from dm2core.status import Status, show
 
     if args.json:
@@ -481,14 +483,14 @@ def _status(args: argparse.Namespace) -> None:
 
 def _track(args: argparse.Namespace) -> None:
     config = _config(args)
-    from dm2core.analysis.grid import figure_cells
+    from dm2core.analysis.grid import figure_cells, figure_names
     from dm2core.tracking.deliver import Store, deliver_all
     from dm2core.tracking.live import follow
     from dm2core.tracking.runs import finished_runs
 
     if args.every <= 0:
         raise ConfigError(f"--every {args.every}: must be positive")
-    figures = args.figure or ["demo_ablation", *config.figures]
+    figures = args.figure or figure_names(config)
     for figure in figures:
         figure_cells(config, figure)  # an unknown one is a ConfigError
     store = Store(args.uri or config.mlflow.uri, Path(config.results))

@@ -100,6 +100,15 @@ class MapParams(Strict):
     imitation_coef: Annotated[float, Field(ge=0)]
 
 
+class MapBudget(Strict):
+    """What differs on one map; None: as on all."""
+
+    env_steps: Count | None = None
+    expert_env_steps: Count | None = None
+    eval_every: Count | None = None
+    seeds: Count | None = None  # so many, the first of `seeds`
+
+
 class Budget(Strict):
     """How long cells train and how they are evaluated."""
 
@@ -107,6 +116,7 @@ class Budget(Strict):
     expert_env_steps: Count
     eval_every: Count  # env steps between evaluations, and between an expert's checkpoints
     eval_episodes: Count
+    maps: dict[str, MapBudget]
 
 
 class DemoSettings(Strict):
@@ -158,7 +168,7 @@ class Calibration(Strict):
 class Config(Strict):
     """The whole protocol."""
 
-    scale: Literal["smoke", "quick", "paper"]
+    scale: Literal["smoke", "quick", "paper", "campaign"]
     env: Env
     maps_file: str  # unit types and maps of one's own; "" for none
     results: str
@@ -170,6 +180,7 @@ class Config(Strict):
     eval_seed: Seed
     dtype: Literal["float32", "float64"]
     compute: Literal["auto", "fused", "torch"]
+    claims: str  # what the verdict judges; from the repository's root
     budget: Budget
     ppo: PPO
     discriminator: Discriminator
@@ -190,6 +201,7 @@ class Config(Strict):
     def _cross_check(self) -> Config:
         for key, names in (
             ("maps", list(self.maps)),
+            ("budget.maps", list(self.budget.maps)),
             ("demo_ablation.maps", self.demo_ablation.maps),
             ("calibration.maps", self.calibration.maps),
         ):
@@ -213,6 +225,9 @@ class Config(Strict):
         ):
             if len(set(seeds)) < len(seeds):
                 raise ConfigError(f"{key}: {seeds} holds a seed twice; every seed must be different")
+        for name, own in self.budget.maps.items():
+            if own.seeds is not None and own.seeds > len(self.seeds):
+                raise ConfigError(f"budget.maps.{name}.seeds: {own.seeds}, but seeds holds {len(self.seeds)}")
         if self.profile not in self.profiles:
             raise ConfigError(f"profile: {unknown('profile', self.profile, list(self.profiles))}")
         self.resolved_switches()
@@ -265,6 +280,17 @@ class Config(Strict):
                 raise ConfigError(f"method: {method}: {key} must be {what}")
         merged = self.resolved_switches().model_dump() | changes
         return validated(Switches, merged, f"method: {method}"), params
+
+    def budget_on(self, map_name: str) -> Budget:
+        """The budget of one map's cells."""
+        own = self.budget.maps.get(map_name, MapBudget())
+        changes = own.model_dump(exclude={"seeds"}, exclude_none=True)
+        return self.budget.model_copy(update=changes)
+
+    def seeds_on(self, map_name: str) -> list[int]:
+        """The seeds of one map's cells."""
+        own = self.budget.maps.get(map_name, MapBudget())
+        return self.seeds[: own.seeds or len(self.seeds)]
 
     def map_params(self, map_name: str) -> MapParams:
         """Settings of one map; ConfigError if the map has none."""
@@ -383,6 +409,7 @@ def cell_config(
     base = _check_method(method, demos)
     kind = METHODS[base]
     switches, changes = config.changed(method)
+    budget = config.budget_on(map_name)
     params = config.map_params(map_name).model_dump()
     if kind.reward != "mixed":
         params["imitation_coef"] = 0.0
@@ -396,9 +423,9 @@ def cell_config(
         "demos_sha256": demos_sha256,
         "seed": seed,
         "eval_seed": config.eval_seed,
-        "env_steps": config.budget.expert_env_steps if expert else config.budget.env_steps,
-        "eval_every": config.budget.eval_every,
-        "eval_episodes": config.budget.eval_episodes,
+        "env_steps": budget.expert_env_steps if expert else budget.env_steps,
+        "eval_every": budget.eval_every,
+        "eval_episodes": budget.eval_episodes,
         "keep_checkpoints": expert,
         "dtype": config.dtype,
         "compute": "pack" if packed else config.resolved_compute(),

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dm2core.analysis.grid import figure_cells
+from dm2core.analysis.grid import figure_cells, figure_names
 from dm2core.config import Config, ConfigError, cell_config, load_config
 from dm2core.errors import DataError
 from dm2core.find_run import Found, find_run
@@ -265,7 +265,7 @@ def _used_by(found: Found, s: Standing, config: Config) -> Iterator[tuple[str, s
     if found.kind == "cells":
         figures = [
             name
-            for name in ("demo_ablation", *config.figures)
+            for name in figure_names(config)
             if any(cell.path == found.name for cell in figure_cells(config, name))
         ]
         yield "belongs to", ", ".join(f"figures/{name}" for name in figures) or "no configured figure"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,7 @@ from dm2core.env.scenario import known_maps
 from dm2core.methods import METHODS, split_method, split_run
 from dm2core.strict import ConfigError, Strict, read_yaml, unknown, validated
 
+Steps = Annotated[int, Field(gt=0)]
 Metric = Literal["auc", "final", "early", "margin"]
 Direction = Literal["above", "below", "equal"]
 
@@ -93,9 +94,22 @@ class TheoryClaim(Strict):
 class Claims(Strict):
     """The whole file."""
 
-    budget: int = Field(gt=0)  # env steps
+    budget: Steps | dict[str, Steps]  # env steps; or per map
+    paper_budget: Steps  # of the published curves that give the paper's numbers
     claims: list[Claim] = Field(min_length=1)
     theory: list[TheoryClaim] = Field(default_factory=list)
+
+    def budget_on(self, map_name: str) -> int | None:
+        """Env steps that a run of one map must reach; None where nothing is claimed."""
+        return self.budget if isinstance(self.budget, int) else self.budget.get(map_name)
+
+    @model_validator(mode="after")
+    def _maps_have_budgets(self) -> Claims:
+        for claim in self.claims:
+            for contrast in claim.contrasts:
+                if self.budget_on(contrast.map) is None:
+                    raise ConfigError(f"claim {claim.id}: budget has no entry for {contrast.map}")
+        return self
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Claims:

@@ -67,7 +67,7 @@ def collect_figure(config: Config, figure: str) -> pd.DataFrame:
     parts = []
     for panel in config.figures[figure]:
         for run in panel.curves:
-            for seed in config.seeds:
+            for seed in config.seeds_on(panel.map):
                 cell = Cell(panel.map, *split_run(run), seed)
                 parts.append(load_cell(config, cell).assign(condition=run))
     columns = ["map", "condition", "method", "demos", "seed", "env_steps", "win_rate"]

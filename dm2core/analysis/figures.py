@@ -48,6 +48,7 @@ NOTES = {
     "smoke": "",  # its stamp says it
     "quick": "scale quick: reduced budgets on the embedded simulator",
     "paper": "",
+    "campaign": "embedded simulator, fewer env steps than the paper (docs/campaign.md)",
 }
 GAME_NOTES = {**NOTES, "quick": "scale quick: reduced budgets; StarCraft II", "paper": "StarCraft II"}
 NOT_FOR_PUBLICATION = "not for publication"

@@ -48,29 +48,36 @@ def cells(config: Config) -> list[Cell]:
         Cell(map_name, method, demos, seed)
         for map_name in config.demo_ablation.maps
         for method, demos in conditions
-        for seed in config.seeds
+        for seed in config.seeds_on(map_name)
     ]
 
 
 def panel_cells(config: Config, panel: Panel) -> list[Cell]:
     """Every cell of one panel: each curve with each seed."""
-    return [Cell(panel.map, *split_run(run), seed) for run in panel.curves for seed in config.seeds]
+    return [
+        Cell(panel.map, *split_run(run), seed) for run in panel.curves for seed in config.seeds_on(panel.map)
+    ]
 
 
 def figure_cells(config: Config, figure: str) -> list[Cell]:
-    """Every cell of one figure, once; ConfigError if the configuration has no such figure."""
+    """Every cell of one figure, once; ConfigError if the configuration has no such figure or leaves it empty."""
     if figure == "demo_ablation":
         return cells(config)
     if figure not in config.figures:
         raise ConfigError(f"figures: {unknown('figure', figure, ['demo_ablation', *config.figures])}")
+    if not config.figures[figure]:
+        raise ConfigError(f"figures: {figure} has no panels in this configuration")
     return _unique(cell for panel in config.figures[figure] for cell in panel_cells(config, panel))
+
+
+def figure_names(config: Config) -> list[str]:
+    """The figures that the configuration gives cells to."""
+    return ["demo_ablation", *(name for name, panels in config.figures.items() if panels)]
 
 
 def all_cells(config: Config) -> list[Cell]:
     """Every cell of every figure, once."""
-    return _unique(
-        cell for figure in ("demo_ablation", *config.figures) for cell in figure_cells(config, figure)
-    )
+    return _unique(cell for figure in figure_names(config) for cell in figure_cells(config, figure))
 
 
 def cells_of(config: Config, only: dict[str, Any]) -> list[Cell]:
@@ -94,7 +101,7 @@ def packs(config: Config) -> list[list[Cell]]:
     """Cells that are trained together: of one figure, map and set of switches, at most `packs.cells`."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     seen: set[Cell] = set()
-    for figure in ("demo_ablation", *config.figures):
+    for figure in figure_names(config):
         for cell in figure_cells(config, figure):
             if cell not in seen and packed(config, cell.method):
                 switches = config.changed(cell.method)[0].model_dump_json()

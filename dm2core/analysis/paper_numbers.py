@@ -25,7 +25,7 @@ def paper_differences(claims: Claims, folder: Path) -> dict[tuple[str, str], flo
                 continue
             figure, short = contrast.paper.figure, _short(contrast.map)
             a, b = (
-                _mean(arm, summary, folder, figure, short, claim.metric, claims.budget)
+                _mean(arm, summary, folder, figure, short, claim.metric, claims.paper_budget)
                 for arm in (contrast.paper.a, contrast.paper.b)
             )
             found[claim.id, contrast.map] = a - b

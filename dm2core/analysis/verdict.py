@@ -45,17 +45,18 @@ def outcome(
     return "reversed" if high < 0.0 else "inconclusive"
 
 
-def summarise(runs: pd.DataFrame, budget: int) -> pd.DataFrame:
+def summarise(runs: pd.DataFrame, claims: Claims) -> pd.DataFrame:
     """One row per run [KEYS, auc, final, early, steps_to_0.2, steps_to_0.5, last, margin where teams were measured].
 
     `runs` holds a row per evaluation: KEYS, env_steps, win_rate and, optionally, demonstrator_win_rate. Runs that end
-    before 99 % of the budget keep their row, with nan for every number over the budget.
+    before 99 % of their map's budget keep their row, with nan for every number over the budget.
     """
     _check(runs)
     rows = []
     for key, group in runs.groupby(KEYS, sort=True, dropna=False):
         ordered = group.sort_values("env_steps", kind="stable")
         x, y = ordered["env_steps"].to_numpy(float), ordered["win_rate"].to_numpy(float)
+        budget = claims.budget_on(str(key[0])) or np.inf
         done = x[-1] >= 0.99 * budget
         end = final(x, y, budget) if done else np.nan
         against = ordered["demonstrator_win_rate"].iloc[0] if "demonstrator_win_rate" in ordered else np.nan
@@ -390,7 +391,7 @@ def verdict(
     `runs` as for `summarise`; `planned` and `failed` [CELL]; `theory` [test, statement, holds, ...]; `paper` maps
     (claim id, map) to the published A - B. Deterministic. DataError if the runs have gaps or are damaged.
     """
-    table = summarise(runs, claims.budget)
+    table = summarise(runs, claims)
     nothing = pd.DataFrame(columns=CELL)
     if planned is not None:
         refuse_gaps(table, planned, nothing if failed is None else failed)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dm2core.analysis.grid import all_cells, figure_cells
+from dm2core.analysis.grid import all_cells, figure_cells, figure_names
 from dm2core.analysis.scores import ResultsError, read_json, read_metrics
 from dm2core.config import Config
 from dm2core.errors import DataError
@@ -124,7 +124,7 @@ def finished_runs(config: Config, figures: list[str]) -> Iterator[Run]:
 
 def figures_of(config: Config) -> dict[str, str]:
     """Cell path -> the first figure that shows it."""
-    names = ("demo_ablation", *config.figures)
+    names = figure_names(config)
     out: dict[str, str] = {}
     for name in names:
         for cell in figure_cells(config, name):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dm2core.analysis import grid
-from dm2core.config import Config, ConfigError, load_config
+from dm2core.analysis.claims import load_claims
+from dm2core.config import Config, ConfigError, cell_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,3 +99,37 @@ def test_a_packed_cell_is_not_the_single_cell() -> None:
     single, together = config(), config(packs={"cells": 2, "device": "cpu", "threads": 1})
     for cell in grid.cells(single):
         assert grid.cell_digest(single, cell) != grid.cell_digest(together, cell)
+
+
+def test_a_maps_own_budget_and_seeds_are_that_maps_alone() -> None:
+    own = {"3m": {"env_steps": 500, "expert_env_steps": 700, "eval_every": 100, "seeds": 1}}
+    made = config(budget={"maps": own}, seeds=[4, 5], demo_ablation={"maps": ["3m", "3s_vs_3z"]})
+    assert {cell.seed for cell in grid.cells(made) if cell.map_name == "3m"} == {4}
+    assert {cell.seed for cell in grid.cells(made) if cell.map_name == "3s_vs_3z"} == {4, 5}
+    steps = {
+        (name, expert): cell_config(made, map_name=name, method="ippo", seed=4, expert=expert).env_steps
+        for name in ("3m", "3s_vs_3z")
+        for expert in (False, True)
+    }
+    assert steps == {
+        ("3m", False): 500,
+        ("3m", True): 700,
+        ("3s_vs_3z", False): 3_000,
+        ("3s_vs_3z", True): 3_000,
+    }
+    assert cell_config(made, map_name="3m", method="ippo", seed=4).eval_every == 100
+
+
+def test_a_figure_without_panels_plans_no_cells_and_cannot_be_asked_for() -> None:
+    made = config(figures={"core": []})
+    assert "core" not in grid.figure_names(made) and grid.all_cells(made)
+    with pytest.raises(ConfigError, match="core has no panels"):
+        grid.figure_cells(made, "core")
+
+
+def test_every_map_that_the_campaign_plans_has_the_budget_of_its_claims() -> None:
+    made = load_config(ROOT / "config" / "config.yaml", {"scale": "campaign"})
+    claims = load_claims(ROOT / made.claims)
+    for map_name in {cell.map_name for cell in grid.all_cells(made)}:
+        assert claims.budget_on(map_name) == made.budget_on(map_name).env_steps
+    assert not set(made.expert_seeds) & set(made.seeds)

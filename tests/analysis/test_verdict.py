@@ -30,7 +30,9 @@ def claim(**changes: object) -> Claims:
     base = {"id": "x", "statement": "s", "place": "p", "metric": "final", "direction": "above"}
     fields = base | {"smallest_effect": 0.1, "contrasts": [contrast]} | changes
     theory = [{"id": "T1", "statement": "s", "place": "p"}]
-    return Claims.model_validate({"budget": BUDGET, "claims": [fields], "theory": theory})
+    return Claims.model_validate(
+        {"budget": BUDGET, "paper_budget": BUDGET, "claims": [fields], "theory": theory}
+    )
 
 
 def campaign(
@@ -79,7 +81,7 @@ def test_outcomes_of_equivalence() -> None:
 def test_true_claim_is_replicated_and_its_numbers_are_the_tables() -> None:
     runs = campaign(0.3)
     row = judged(runs)
-    table = summarise(runs, BUDGET).groupby("method")["final"].mean()
+    table = summarise(runs, claim()).groupby("method")["final"].mean()
     assert row["outcome"] == "replicated"
     assert row["difference"] == pytest.approx(table["dm2"] - table["ippo"])
     assert row["low"] < row["difference"] < row["high"]

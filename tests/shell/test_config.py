@@ -49,8 +49,10 @@ def project(tmp_path: Path) -> Path:
         ("seeds=[1, 1]", ["seeds", "twice"]),
         ("profile=author", ["profile", "did you mean 'authors'"]),
         ("switches.absorbing_paddin=true", ["absorbing_paddin", "did you mean 'absorbing_padding'"]),
-        ("scale=huge", ["scale", "huge", "paper, quick, smoke"]),
+        ("scale=huge", ["scale", "huge", "campaign, paper, quick, smoke"]),
         ("ppo.gamma=.nan", ["ppo.gamma"]),
+        ("budget.maps={3mm: {env_steps: 5}}", ["budget.maps", "3mm", "'3m'"]),
+        ("budget.maps={3m: {seeds: 9}}", ["budget.maps.3m.seeds", "9", "3"]),
         ("maps.3m.clip_eps=yes", ["maps.3m.clip_eps", "number", "True"]),
     ],
 )

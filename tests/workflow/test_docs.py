@@ -63,7 +63,7 @@ def test_ids_in_the_code_are_documented() -> None:
 
 def test_scales_page_states_the_configured_numbers() -> None:
     text = (ROOT / "docs" / "scales.md").read_text(encoding="utf-8")
-    for scale in ("smoke", "quick", "paper"):
+    for scale in ("smoke", "quick", "paper"):  # the campaign's differ by map
         config = load_config(ROOT / "config" / "config.yaml", {"scale": scale})
         row = re.search(rf"^\| `{scale}`.*$", text, re.MULTILINE)
         assert row is not None

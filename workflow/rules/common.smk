@@ -294,3 +294,10 @@ def minutes_for(env_steps):
     """Time limit to ask a scheduler for: generous, and more with every attempt; cells resume."""
     a_minute = GAME_STEPS_PER_MINUTE * GAMES if GAMES else 20_000
     return lambda wildcards, attempt: attempt * (30 + env_steps // a_minute)
+
+
+def minutes_on_map(budget):
+    """The same for one cell or expert, by its map's budget."""
+    return lambda wildcards, attempt: minutes_for(getattr(CONFIG.budget_on(wildcards.map), budget))(
+        wildcards, attempt
+    )

@@ -13,7 +13,7 @@ rule train_expert:
     threads: 1 + GAMES
     resources:
         mem_mb=battle_memory,
-        runtime=minutes_for(CONFIG.budget.expert_env_steps),
+        runtime=minutes_on_map("expert_env_steps"),
     params:
         digest=expert_digest,
         out=out_folder,

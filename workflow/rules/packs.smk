@@ -20,7 +20,7 @@ for number, pack in enumerate(grid.packs(CONFIG)):
         threads: CONFIG.packs.threads
         resources:
             mem_mb=pack_memory(pack),
-            runtime=minutes_for(CONFIG.budget.env_steps),
+            runtime=minutes_for(CONFIG.budget_on(pack[0].map_name).env_steps),
             gpu=int(CONFIG.packs.device == "cuda"),
         params:
             digest=pack_digest(pack),

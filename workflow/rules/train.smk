@@ -14,7 +14,7 @@ rule train_cell:
     threads: 1 + GAMES
     resources:
         mem_mb=battle_memory,
-        runtime=minutes_for(CONFIG.budget.env_steps),
+        runtime=minutes_on_map("env_steps"),
     params:
         digest=cell_digest,
         demos=demos_option,

@@ -7,7 +7,7 @@ localrules:
 rule verdict:
     input:
         manifests=glob.glob(f"{RESULTS}/cells/*/*/*/seed*/manifest.json"),
-        claims=f"{workflow.basedir}/claims/claims.yaml",
+        claims=f"{workflow.basedir}/{CONFIG.claims}",
         theory=f"{RESULTS}/theory/theory.csv",
         paper=f"{workflow.basedir}/resources/paper_curves",
         transfers=sorted(glob.glob("results/transfer/*-*.json")),
