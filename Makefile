@@ -19,7 +19,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test test-smac test-slurm check lint drills drills-slurm bench bench-peers figures campaign report mlflow clean
+.PHONY: setup demo test test-smac test-slurm check lint drills drills-slurm bench bench-peers figures figures-from-reference campaign report mlflow clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -35,6 +35,7 @@ help:
 	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"
 	echo "make bench-peers  JaxMARL's SMAX in .venv-bench, so that make bench compares with it"
 	echo "make figures  redraw the figures from finished cells, without training"
+	echo "make figures-from-reference  the published figures and verdict from results/reference, without training, and their bytes checked"
 	echo "make campaign   the reproduction, stage by stage, resumable: hours (docs/campaign.md)"
 	echo "make report   figures, verdict, battles and provenance as one HTML page that needs nothing else (SCALE=smoke)"
 	echo "make mlflow   deliver finished cells to MLflow and open its pages at http://127.0.0.1:5000 (PORT=5000)"
@@ -73,6 +74,14 @@ report: setup
 	$$snakemake --cores all $$config -- figures/demo_ablation.pdf && \
 	$$snakemake --cores all --forcerun write_provenance $$config -- report_parts && \
 	$$snakemake report_parts $$config --report "$$page" && echo "$$page"
+
+REFERENCE := results/reference/campaign
+figures-from-reference: setup
+	rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict
+	$(BIN)/snakemake figures/demo_ablation.pdf $(REFERENCE)/verdict/verdict.md --configfile config/scale/campaign.yaml \
+	  --cores all --quiet rules host reason --allowed-rules collect_scores plot_demo_ablation verdict
+	cd figures && sha256sum --check --quiet ../results/reference/SHA256SUMS
+	echo "figures/demo_ablation.{pdf,png,csv} are the published ones, byte for byte; $(REFERENCE)/verdict/verdict.md judges"
 
 campaign: setup
 	for figure in demo_ablation core gail_only bc_pretrain; do \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dm2core.analysis.figures import UNSTAMPED, Stamp, band_label, curves, save, thousands
+from dm2core.analysis.figures import (
+    PAPER_TITLE,
+    UNSTAMPED,
+    WITH_PAPER,
+    Stamp,
+    band_label,
+    curves,
+    finish_axes,
+    save,
+)
 from dm2core.analysis.grid import Cell
 from dm2core.analysis.scores import card_win_rates, load_cell, read_json
 from dm2core.config import Config
@@ -114,8 +124,8 @@ def colours(runs: list[str]) -> dict[str, tuple[float, float, float]]:
 
 
 def paper_curves(config: Config, figure: str, folder: Path) -> pd.DataFrame | None:
-    """The paper's curves of this figure under our conditions' names, where the budget allows the same axis."""
-    if config.scale != "paper" or figure not in PAPER_FILES:
+    """The paper's curves of this figure under our conditions' names, at scales that show them."""
+    if config.scale not in WITH_PAPER or figure not in PAPER_FILES:
         return None
     table = pd.read_csv(folder / PAPER_FILES[figure]).replace({"map": PAPER_MAPS})
     parts = []
@@ -134,9 +144,13 @@ def plot_curves(
     *,
     note: str = "",
     paper: pd.DataFrame | None = None,
+    beside: bool = False,
     stamp: Stamp = UNSTAMPED,
 ) -> pd.DataFrame:
-    """Draw {figure}.{pdf,png} into `out`, write what they show to {figure}.csv, and return it."""
+    """Draw {figure}.{pdf,png} into `out`, write what they show to {figure}.csv, and return it.
+
+    `beside`: the paper's curves in panels of their own, because their axis is another one.
+    """
     data = curves(scores)
     if not teams.empty:
         lines = teams.assign(series="demonstrators", seed="", n=1, env_steps=0, sd=np.nan)
@@ -148,15 +162,24 @@ def plot_curves(
     runs = list(dict.fromkeys(scores["condition"]))
     maps = list(dict.fromkeys(scores["map"]))
     colour = colours(runs)
-    figure = Figure(figsize=(max(8.4, 5.0 * len(maps)), 5.2 + 0.14 * len(runs)), layout="constrained")
-    panels = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
-    for axes, map_name in zip(panels, maps, strict=True):
-        _panel(axes, data[data["map"] == map_name], colour)
+    published = data["series"] == "paper"
+    theirs = [name for name in maps if beside and name in set(data.loc[published, "map"])]
+    count = len(maps) + len(theirs)
+    figure = Figure(figsize=(max(8.4, 5.0 * count), 5.2 + 0.14 * len(runs)), layout="constrained")
+    panels = list(figure.subplots(1, count, squeeze=False, sharey=True)[0])
+    for map_name in maps:
+        here = data["map"] == map_name
+        axes = panels.pop(0)
+        _panel(axes, data[here & ~(published & beside)], colour)
         axes.set_title(map_name)
-    panels[0].set_ylabel("win rate of the greedy policies, fixed battles")
+        if map_name in theirs:
+            axes = panels.pop(0)
+            _panel(axes, data[here & published], colour, paper="solid")
+            axes.set_title(f"{map_name}: {PAPER_TITLE}")
+    figure.axes[0].set_ylabel("win rate of the greedy policies, fixed battles")
     if note:
         figure.suptitle(note, fontsize="medium")
-    handles = _legend(data, colour)
+    handles = _legend(data[~(published & beside)], colour)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     write(figure, data, out / figure_name, stamp)
     return data
@@ -169,7 +192,12 @@ def write(figure: Figure, data: pd.DataFrame, stem: Path, stamp: Stamp = UNSTAMP
     save(figure, stem, stamp)
 
 
-def _panel(axes: Axes, data: pd.DataFrame, colour: dict[str, tuple[float, float, float]]) -> None:
+def _panel(
+    axes: Axes,
+    data: pd.DataFrame,
+    colour: dict[str, tuple[float, float, float]],
+    paper: Literal["dashdot", "solid"] = "dashdot",
+) -> None:
     for run, shade in colour.items():
         rows = data[data["condition"] == run]
         for _, seed in rows[rows["series"] == "seed"].groupby("seed", sort=False):
@@ -181,13 +209,8 @@ def _panel(axes: Axes, data: pd.DataFrame, colour: dict[str, tuple[float, float,
         for level in rows.loc[rows["series"] == "demonstrators", "win_rate"]:
             axes.axhline(level, color=shade, linewidth=1.0, linestyle="dashed")
         theirs = rows[rows["series"] == "paper"]
-        axes.plot(theirs["env_steps"], theirs["win_rate"], color=shade, linewidth=1.0, linestyle="dashdot")
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xlim(0, max(data["env_steps"].max(), 1))
-    axes.set_xlabel("env steps")
-    axes.xaxis.set_major_formatter(thousands)
-    axes.grid(alpha=0.25, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
+        axes.plot(theirs["env_steps"], theirs["win_rate"], color=shade, linewidth=1.0, linestyle=paper)
+    finish_axes(axes, data["env_steps"].max())
 
 
 def _legend(data: pd.DataFrame, colour: dict[str, tuple[float, float, float]]) -> list[Line2D | Patch]:

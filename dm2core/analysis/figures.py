@@ -51,6 +51,8 @@ NOTES = {
     "campaign": "embedded simulator, fewer env steps than the paper (docs/campaign.md)",
 }
 GAME_NOTES = {**NOTES, "quick": "scale quick: reduced budgets; StarCraft II", "paper": "StarCraft II"}
+PAPER_TITLE = "the paper, StarCraft II"
+WITH_PAPER = ("paper", "campaign")  # scales whose figures show the paper's curves
 NOT_FOR_PUBLICATION = "not for publication"
 
 
@@ -113,28 +115,49 @@ def plot_demo_ablation(
     *,
     note: str = "",
     paper: pd.DataFrame | None = None,
+    beside: bool = False,
     stamp: Stamp = UNSTAMPED,
 ) -> pd.DataFrame:
-    """Draw demo_ablation.{pdf,png} into `out`, write what they show to demo_ablation.csv, and return it."""
+    """Draw demo_ablation.{pdf,png} into `out`, write what they show to demo_ablation.csv, and return it.
+
+    `beside`: the paper's curves in panels of their own, because their axis is another one.
+    """
     data = pd.concat([curves(scores), demonstrator_lines(teams)], ignore_index=True)
     maps = list(dict.fromkeys(scores["map"]))
-    figure = Figure(figsize=(max(8.4, 5.2 * len(maps)), 6.4), layout="constrained")
-    panels = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
-    for axes, map_name in zip(panels, maps, strict=True):
-        _draw_panel(
-            axes, data[data["map"] == map_name], None if paper is None else paper[paper["map"] == map_name]
-        )
+    theirs = [] if paper is None else [name for name in maps if name in set(paper["map"])]
+    count = len(maps) + beside * len(theirs)
+    figure = Figure(figsize=(max(8.4, 5.2 * count), 6.4), layout="constrained")
+    panels = list(figure.subplots(1, count, squeeze=False, sharey=True)[0])
+    for map_name in maps:
+        axes, published = panels.pop(0), None if paper is None else paper[paper["map"] == map_name]
+        _draw_panel(axes, data[data["map"] == map_name], None if beside else published)
         axes.set_title(map_name)
-    panels[0].set_ylabel("win rate of the greedy policies, fixed battles")
+        if beside and map_name in theirs:
+            axes = panels.pop(0)
+            _draw_paper(axes, published)
+            axes.set_title(f"{map_name}: {PAPER_TITLE}")
+    figure.axes[0].set_ylabel("win rate of the greedy policies, fixed battles")
     if note:
         figure.suptitle(note, fontsize="medium")
     figure.legend(
-        handles=_legend(data, paper), loc="outside lower center", ncols=2, fontsize="small", frameon=False
+        handles=_legend(data, None if beside else paper),
+        loc="outside lower center",
+        ncols=2,
+        fontsize="small",
+        frameon=False,
     )
     out.mkdir(parents=True, exist_ok=True)
     data.to_csv(out / "demo_ablation.csv", index=False, float_format="%.6g", lineterminator="\n")
     save(figure, out / "demo_ablation", stamp)
     return data
+
+
+def _draw_paper(axes: Axes, paper: pd.DataFrame | None) -> None:
+    assert paper is not None
+    for name, theirs in PAPER_NAMES.items():
+        rows = paper[paper["condition"] == theirs]
+        axes.plot(rows["env_steps"], rows["win_rate"], color=COLOURS[name], linewidth=2.2)
+    finish_axes(axes, paper["env_steps"].max())
 
 
 def _draw_panel(axes: Axes, data: pd.DataFrame, paper: pd.DataFrame | None) -> None:
@@ -155,8 +178,13 @@ def _draw_panel(axes: Axes, data: pd.DataFrame, paper: pd.DataFrame | None) -> N
             axes.plot(
                 theirs["env_steps"], theirs["win_rate"], color=colour, linewidth=1.0, linestyle="dashdot"
             )
+    finish_axes(axes, data["env_steps"].max())
+
+
+def finish_axes(axes: Axes, env_steps: float) -> None:
+    """Win rate over env steps."""
     axes.set_ylim(-0.02, 1.02)
-    axes.set_xlim(0, max(data["env_steps"].max(), 1))
+    axes.set_xlim(0, max(env_steps, 1))
     axes.set_xlabel("env steps")
     axes.xaxis.set_major_formatter(thousands)
     axes.grid(alpha=0.25, linewidth=0.5)
@@ -216,8 +244,10 @@ def band_label(counts: Sequence[int]) -> str:
 
 
 def paper_file(folder: Path, expert: str) -> Path | None:
-    """The paper's Fig. 3 for these demonstrators, if it has them (5M or 7M env steps on 5m_vs_6m)."""
-    name = {"ippo-s5000k": "fig3_ablation_demo5m.csv", "ippo-s7000k": "fig3_ablation_demo7m.csv"}.get(expert)
+    """The paper's Fig. 3 for these demonstrators: of 5M or 7M env steps on 5m_vs_6m, which win 0.31 and 0.48."""
+    five, seven = "fig3_ablation_demo5m.csv", "fig3_ablation_demo7m.csv"
+    names = {"ippo-s5000k": five, "ippo-q30": five, "ippo-s7000k": seven, "ippo-q50": seven}
+    name = names.get(expert)
     return folder / name if name else None
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from dm2core.analysis.figures import GAME_NOTES, NOTES, Stamp, paper_curves, paper_file, plot_demo_ablation
+from dm2core.analysis.figures import (
+    GAME_NOTES,
+    NOTES,
+    WITH_PAPER,
+    Stamp,
+    paper_curves,
+    paper_file,
+    plot_demo_ablation,
+)
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError
 from dm2core.manifest import Job, hash_file
@@ -31,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     maps, expert = config.demo_ablation.maps, config.demo_ablation.expert
     ends = (".parquet", "_demonstrators.csv", ".manifest.json")
     used = [args.tables / f"{name}{end}" for name in maps for end in ends]
-    published = paper_file(PAPER, expert) if config.scale == "paper" else None
+    published = paper_file(PAPER, expert) if config.scale in WITH_PAPER else None
     used += [args.config, *([published] if published else [])]
     try:
         job = Job("figure", hash_file(args.config), used, seeds=config.seeds)
@@ -40,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"{error}; run: snakemake", file=sys.stderr)
         return 65
-    beside = paper_curves(published) if published else None
+    theirs, beside = paper_curves(published) if published else None, config.scale == "campaign"
     note = (GAME_NOTES if config.env == "smac" else NOTES)[config.scale]
     stamp = Stamp.of(job.made_from, job.reasons)
-    plot_demo_ablation(scores, teams, args.out, note=note, paper=beside, stamp=stamp)
+    plot_demo_ablation(scores, teams, args.out, note=note, paper=theirs, beside=beside, stamp=stamp)
     made = [args.out / f"demo_ablation.{end}" for end in ("pdf", "png", "csv")]
     job.finish(args.out / "demo_ablation.manifest.json", made)
     return 0

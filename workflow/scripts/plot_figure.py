@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from dm2core.analysis.curve_figures import PAPER_FILES, paper_curves, plot_curves
-from dm2core.analysis.figures import GAME_NOTES, NOTES, Stamp
+from dm2core.analysis.figures import GAME_NOTES, NOTES, WITH_PAPER, Stamp
 from dm2core.analysis.switchboard import plot_switchboard
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.tables / f"{args.figure}{end}" for end in (".parquet", "_demonstrators.csv", ".manifest.json")
     ]
     published = PAPER / PAPER_FILES.get(args.figure, "")
-    used += [args.config, *([published] if config.scale == "paper" and published.is_file() else [])]
+    used += [args.config, *([published] if config.scale in WITH_PAPER and published.is_file() else [])]
     try:
         job = Job("figure", hash_file(args.config), used, seeds=config.seeds)
         scores = pd.read_parquet(args.tables / f"{args.figure}.parquet")
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.figure == "switchboard":
         plot_switchboard(scores, args.out, note=note, stamp=stamp)
     else:
-        beside = paper_curves(config, args.figure, PAPER)
-        plot_curves(args.figure, scores, teams, args.out, note=note, paper=beside, stamp=stamp)
+        theirs, beside = paper_curves(config, args.figure, PAPER), config.scale == "campaign"
+        plot_curves(args.figure, scores, teams, args.out, note=note, paper=theirs, beside=beside, stamp=stamp)
     made = [args.out / f"{args.figure}.{end}" for end in ("pdf", "png", "csv")]
     job.finish(args.out / f"{args.figure}.manifest.json", made)
     return 0

@@ -1,0 +1,119 @@
+"""Blocks of README.md and docs/results.md that are computed from the campaign: verdict, conditions, what it cost."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from dm2core.analysis.claims import Claims
+from dm2core.analysis.verdict import summarise
+from dm2core.errors import DataError
+from dm2core.manifest import CellManifest, read_manifest
+
+
+def verdict_block(judged: pd.DataFrame) -> str:
+    """A row per claim and map that was tested, then the claims that were not, in one sentence."""
+    claims = judged[judged["metric"] != "theory"]
+    tested = claims[claims["outcome"] != "not tested"]
+    rows = [
+        [
+            f"{row['claim']}: {row['statement']}",
+            row["map"],
+            _signed(row["paper"]),
+            f"{_signed(row['difference'])} [{_signed(row['low'])}, {_signed(row['high'])}]",
+            f"{row['runs_a']:.0f} and {row['runs_b']:.0f}" if row["runs_b"] else f"{row['runs_a']:.0f}",
+            f"**{row['outcome']}**",
+        ]
+        for _, row in tested.iterrows()
+    ]
+    left = [
+        f"{row['claim']} ({row['map']})"
+        for _, row in claims[claims["outcome"] == "not tested"].iterrows()
+        if row["map"] != "all"
+    ]
+    text = _table(["claim", "map", "paper", "here [95 %]", "runs", "outcome"], rows)
+    return text + (f"\n\nNot tested yet: {', '.join(left)}." if left else "")
+
+
+def conditions_block(runs: pd.DataFrame, claims: Claims) -> str:
+    """Every condition that was run: area under the curve, end, and env steps to one half, each with its spread."""
+    rows = []
+    for (map_name, method, demos), group in summarise(runs, claims).groupby(
+        ["map", "method", "demos"], sort=True
+    ):
+        reached = group["steps_to_0.5"].dropna()
+        against = runs[(runs["method"] == method) & (runs["demos"] == demos) & (runs["map"] == map_name)]
+        level = against["demonstrator_win_rate"].iloc[0]
+        rows.append(
+            [
+                str(map_name),
+                str(method),
+                "" if demos == "none" else str(demos),
+                f"{level:.2f}" if math.isfinite(level) else "",
+                str(len(group)),
+                *(f"{group[name].mean():.3f} ± {group[name].std(ddof=1):.3f}" for name in ("auc", "final")),
+                f"{', '.join(f'{value:.2f}' for value in sorted(group['final']))}",
+                f"{reached.median():,.0f} ({len(reached)} of {len(group)})" if len(reached) else "none",
+            ]
+        )
+    head = [
+        "map",
+        "method",
+        "demonstrations",
+        "demonstrators win",
+        "runs",
+        "auc",
+        "final",
+        "each run's final",
+    ]
+    return _table([*head, "median env steps to 0.5"], rows)
+
+
+def effort_block(results: Path) -> str:
+    """CPU time by kind of cell, from the manifests."""
+    parts = []
+    for kind in ("experts", "cells"):
+        for path in sorted((results / kind).rglob("manifest.json")):
+            found = read_manifest(path)
+            if isinstance(found, CellManifest):
+                method = found.config["method"] + (" (expert team)" if kind == "experts" else "")
+                made = (found.cpu_s or 0.0, found.wall_s or 0.0, found.peak_memory_mb or 0)
+                parts.append((found.config["map_name"], method, found.env_steps, *made))
+    table = pd.DataFrame(parts, columns=["map", "method", "env_steps", "cpu_s", "wall_s", "mb"])
+    rows = [
+        [
+            str(map_name),
+            str(method),
+            str(len(group)),
+            f"{group['env_steps'].sum() / 1e6:.1f}M",
+            f"{group['cpu_s'].sum() / 3600:.2f}",
+            f"{group['cpu_s'].median():.0f}",
+            f"{group['mb'].max():.0f}",
+        ]
+        for (map_name, method), group in table.groupby(["map", "method"], sort=True)
+    ]
+    total = [str(len(table)), f"{table['env_steps'].sum() / 1e6:.1f}M", f"{table['cpu_s'].sum() / 3600:.2f}"]
+    rows.append(["all", "", *total, "", f"{table['mb'].max():.0f}"])
+    head = ["map", "method", "runs", "env steps", "core hours", "CPU seconds of a run (median)", "peak MB"]
+    return _table(head, rows)
+
+
+def replace_block(text: str, name: str, body: str) -> str:
+    """The page with what stands between a block's two marks replaced; DataError if it has no such block."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, mark, rest = text.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not mark or not closed:
+        raise DataError(f"no block {begin} ... {end}; put both marks where it belongs")
+    return f"{head}{begin}\n{body}\n{end}{tail}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}" if math.isfinite(value) else ""
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
