@@ -73,7 +73,7 @@ report: setup
 	page="$$($(BIN)/dm2 config $(if $(SCALE),--set scale=$(SCALE)) | sed -n 's/^results: //p')/report/report.html"; \
 	$$snakemake --cores all $$config -- figures/demo_ablation.pdf && \
 	$$snakemake --cores all --forcerun write_provenance $$config -- report_parts && \
-	$$snakemake report_parts $$config --report "$$page" && echo "$$page"
+	$$snakemake $$config --report "$$page" -- report_parts && echo "$$page"
 
 REFERENCE := results/reference/campaign
 figures-from-reference: setup

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dm2core import provenance
-from dm2core.checkpoint import write_atomic
+from dm2core.files import write_atomic
 from dm2core.manifest import now
 from dm2core.numerics import numerics_key
 from dm2core.progress import read_progress

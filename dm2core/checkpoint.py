@@ -1,4 +1,4 @@
-"""Files that survive anything: written whole or not at all, hashed, versioned, and never able to run code.
+"""Checkpoints and tensors: hashed, versioned, and never able to run code.
 
 A sealed file is a line of JSON (what it is, SHA-256 of everything) and safetensors bytes; the hash is checked before
 the bytes are parsed, because safetensors itself loads most bit flips silently. Of checkpoints two generations are kept.
@@ -6,15 +6,11 @@ the bytes are parsed, because safetensors itself loads most bit flips silently. 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from io import FileIO
 from pathlib import Path
 
 import torch
@@ -22,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from dm2core.crash import reach
-from dm2core.errors import DataError, WriteError
+from dm2core.errors import DataError
+from dm2core.files import write_atomic
 
 FORMAT = 2
 NAMES = ("checkpoint", "checkpoint.previous")
@@ -50,64 +46,6 @@ def read_file(path: Path, sha256: str | None = None) -> bytes:
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise DataError(f"{path}: damaged, its SHA-256 is not the one its manifest names; make it again")
     return data
-
-
-def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes; DataError if it cannot be read."""
-    return hashlib.sha256(read_file(path)).hexdigest()
-
-
-def write_atomic(path: Path, data: bytes, keep: Path | None = None) -> None:
-    """Replace `path` by `data`, or leave it as it was; with `keep` the old file stays under that name.
-
-    WriteError names path, size and free space. Nothing is renamed before the new bytes are safe on the disk.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb", buffering=0) as handle:
-            _write_all(handle, data[: len(data) // 2])
-            reach("write-half", path.name)
-            _write_all(handle, data[len(data) // 2 :])
-            reach("write-unsynced", path.name)
-            os.fsync(handle.fileno())
-        reach("write-synced", path.name)
-        if keep is not None and path.exists():
-            os.replace(path, keep)
-            reach("write-kept", path.name)
-        os.replace(part, path)
-        reach("write-renamed", path.name)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise write_error(path, len(data), error) from None
-
-
-def _write_all(handle: FileIO, data: bytes) -> None:
-    """All of `data`; a write may take only a part of it, on a disk that is nearly full for example."""
-    view = memoryview(data)
-    while view:
-        view = view[handle.write(view) :]
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove what a killed `write_atomic` left; only for whoever holds the cell's lock."""
-    for part in folder.glob(".*.tmp"):
-        part.unlink(missing_ok=True)
-
-
-def write_error(path: Path, size: int, error: OSError) -> WriteError:
-    """One line for a failed write."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return WriteError(f"{path}: cannot be written ({error.strerror})")
-    stats = os.statvfs(path.parent)
-    free = f"{error.strerror}, {stats.f_bavail * stats.f_frsize} bytes free"
-    return WriteError(f"{path}: cannot write {size} bytes ({free}); make room and run again")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:

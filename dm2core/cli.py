@@ -1,6 +1,7 @@
 """`dm2`: train cells, sample demonstrations, evaluate policies, check against recordings.
 
-Wrong usage or configuration is one line and exit code 2, before torch is imported. Exit codes: dm2core/errors.py.
+Wrong usage or configuration is one line, before torch is imported. Exit codes: 0 done, 2 wrong configuration or usage,
+65 damaged or refused input, 69 something is missing, 70 numerical failure, 73 cannot write, 75 interrupted: run again.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     track.add_argument("--every", type=float, default=30.0, help="seconds between two looks of --live")
     track.set_defaults(run=_track)
 
-    verify = commands.add_parser("verify", help="check finished results by their manifests' SHA-256")
+    verify = commands.add_parser("verify", help="check every finished file by its SHA-256")
     verify.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="default: results and figures")
     verify.set_defaults(run=_verify)
 
@@ -212,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
 def _theory(args: argparse.Namespace) -> None:
     if args.games < 2 or args.seed < 0:
         raise ConfigError(f"--games {args.games} --seed {args.seed}: at least 2 games, a seed of at least 0")
-    from dm2core.checkpoint import write_atomic
+    from dm2core.files import write_atomic
     from dm2core.manifest import Job
     from dm2core.theory.report import curves, run
 
@@ -520,7 +521,7 @@ def _doctor(args: argparse.Namespace) -> None:
     from dm2core.doctor import ASKED, doctor
 
     if strange := [name for name in args.asked if name not in ASKED]:
-        raise ConfigError(f"dm2 doctor: {strange[0]}: choose from {', '.join(ASKED)}")
+        raise ConfigError(f"doctor: {strange[0]}: choose from {', '.join(ASKED)}")
     doctor(args.asked, as_json=args.json)
 
 

@@ -17,8 +17,8 @@ POINTS = {
     "write-renamed": "the new file has its name, perhaps not on the disk",
     "log-appended": "an iteration's metrics are on the disk, its checkpoint is not",
     "checkpoint-saved": "the checkpoint is, too",
-    "results-written": "all results of a cell are there, its manifest is not",
-    "manifest-written": "the manifest is there, the state of the unfinished cell as well",
+    "results-written": "all results of a cell or a step are there, their manifest is not",
+    "manifest-written": "the manifest is there, and so is the state of a cell that is not needed any more",
 }
 
 _reached = 0

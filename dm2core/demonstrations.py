@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dm2core.checkpoint import sha256_file
 from dm2core.config import CellConfig
 from dm2core.errors import DataError
+from dm2core.manifest import hash_file
 from dm2core.pairs import Episodes
 from dm2core.rollout import Rollout
 from dm2core.types import EnvSpec
@@ -82,7 +82,7 @@ def load_demos(path: Path, cell: CellConfig | None = None, spec: EnvSpec | None 
     folder = path.parent if path.suffix == ".npz" else path
     card = read_card(folder)
     file = folder / "demos.npz"
-    if sha256_file(file) != card["sha256"]:
+    if hash_file(file) != card["sha256"]:
         raise DataError(
             f"{file}: its SHA-256 is not the card's, so it is damaged or changed; sample it again"
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from dm2core import provenance
 from dm2core.env.smac.preflight import preflight
@@ -75,24 +75,18 @@ def doctor(asked: Sequence[str] = (), *, as_json: bool = False) -> None:
 
 
 def _show(checks: Iterable[Check]) -> None:
-    view = Table(show_header=False, box=None, pad_edge=False)
-    view.add_column(overflow="fold")
-    view.add_column(no_wrap=True)
-    view.add_column(overflow="fold")
-    before = ""
+    """A line per check, and one for what to do about it; never folded, so that it can be copied."""
+    console, before = Console(), ""
     for check in checks:
         if check.needed_for != before:
-            view.add_row(f"[bold]{check.needed_for}[/]")
+            console.print(Text(check.needed_for, "bold"))
         before = check.needed_for
-        told = "\n".join(
-            filter(None, [_plain(check.found), f"[italic]{_plain(check.do)}[/]" if check.do else ""])
+        state = (f"{check.state:<9}", STYLES[check.state])
+        console.print(
+            Text.assemble("  ", state, check.what, f": {check.found}" if check.found else ""), soft_wrap=True
         )
-        view.add_row(f"  {_plain(check.what)}", f"[{STYLES[check.state]}]{check.state}[/]", told)
-    Console().print(view, highlight=False)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+        if check.do:
+            console.print(Text(f"           -> {check.do}", "italic"), soft_wrap=True)
 
 
 def examine(wanted: Sequence[str] = ()) -> Iterator[Check]:

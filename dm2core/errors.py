@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 EXIT_USAGE = 2  # wrong configuration or command line
 EXIT_DATA = 65  # damaged or refused input
 EXIT_SERVICE = 69  # something outside is missing
@@ -34,3 +37,15 @@ class WriteError(Dm2Error):
 
 class TryAgain(Dm2Error):
     exit_code = EXIT_AGAIN
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """A script's exit code; what ended it is one line."""
+    try:
+        return main()
+    except Dm2Error as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_WRITE

@@ -76,7 +76,8 @@ def _rows(
         lines = list(_differences(ours, config, config_file, cell, expert=found.kind == "experts"))
     except ConfigError as error:
         lines = [f"cannot be told: {error}"]
-    protocol = f"{config_file}{', the protocol' if _has_scales(config_file) else ''}:"
+    scale = " at the paper's scale" if _has_scales(config_file) else ""
+    protocol = f"{config_file}{scale}, whose values stand in brackets:"
     yield "differs from", "\n".join([protocol, *lines])
     if demos != "none":
         yield "demonstrations", _card(found.results / "demos" / map_name / demos / "card.json")
@@ -154,7 +155,7 @@ def _card(path: Path) -> str:
         rates = card["win_rate"] if isinstance(card["win_rate"], list) else [card["win_rate"]]
         teams = [f"seed {team['seed']} at {team['env_steps']:,} env steps" for team in card["teams"]]
         return (
-            f"{card['demos_id']}, {card['episodes_per_agent']} episodes per agent; who played wins "
+            f"{card['demos_id']}, {card['episodes_per_agent']} episodes per agent; its players win "
             f"{', '.join(f'{rate:.2f}' for rate in rates)}\nteams: {', '.join(teams)}; "
             f"SHA-256 {card['sha256'][:16]}; {path.with_name('card.md')}"
         )

@@ -19,7 +19,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dm2core import provenance
+from dm2core.crash import reach
 from dm2core.errors import DataError
+from dm2core.files import remove_parts, write_atomic
 
 VERSION = 2
 NO_SEAL = "0" * 64
@@ -151,6 +153,9 @@ class Job:
     def finish(self, path: Path, outputs: Iterable[Path]) -> None:
         """Write the manifest to `path`."""
         base = path.absolute().parent
+        remove_parts(base, path.name)
+        reach("results-written", path.name)
+        effort = provenance.effort()
         manifest = Manifest(
             schema_version=VERSION,
             kind=self.kind,
@@ -169,11 +174,11 @@ class Job:
             started=self.started,
             ended=now(),
             wall_s=round(time.monotonic() - self._start, 3),
-            **provenance.effort(),  # type: ignore[arg-type]
+            cpu_s=effort["cpu_s"],
+            peak_memory_mb=int(effort["peak_memory_mb"]),
         )
-        part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        part.write_bytes(to_bytes(manifest))
-        os.replace(part, path)
+        write_atomic(path, to_bytes(manifest))
+        reach("manifest-written", path.name)
 
 
 def now() -> str:

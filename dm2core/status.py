@@ -90,7 +90,10 @@ class Status:
 
     def _grid(self) -> Table:
         seeds = sorted({cell.seed for cell in self.cells})
-        view = Table("map", "method", "demonstrations", *map(str, seeds))
+        view = Table("map", "method")
+        view.add_column("demonstrations", overflow="fold")  # their ends tell them apart
+        for seed in seeds:
+            view.add_column(str(seed), no_wrap=True)
         rows: dict[tuple[str, str, str], dict[int, Standing]] = {}
         for cell, s in self.cells.items():
             rows.setdefault((cell.map_name, cell.method, cell.demos), {})[cell.seed] = s

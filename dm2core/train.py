@@ -25,12 +25,9 @@ from dm2core.checkpoint import (
     Progress,
     load_checkpoint,
     load_sealed,
-    remove_parts,
     save_checkpoint,
     save_sealed,
     save_tensors,
-    write_atomic,
-    write_error,
 )
 from dm2core.config import CellConfig
 from dm2core.crash import reach
@@ -39,6 +36,7 @@ from dm2core.env.smac.vector import game_info
 from dm2core.env.vector import map_spec
 from dm2core.errors import DataError, NumericError
 from dm2core.evaluate import evaluate
+from dm2core.files import remove_parts, write_atomic, write_error
 from dm2core.finite import NotFinite, require_all_finite
 from dm2core.interrupt import catch_signals
 from dm2core.learner import Learner

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dm2core import provenance
-from dm2core.checkpoint import write_atomic
 from dm2core.env.smac.vector import game_info
+from dm2core.files import write_atomic
 from dm2core.manifest import Job
 from dm2core.numerics import numerics_key
 

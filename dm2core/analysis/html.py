@@ -15,6 +15,9 @@ table { border-collapse: collapse; font-size: 13px; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem; border-bottom: 1px solid #ddd; }
 th { border-bottom: 2px solid #888; white-space: nowrap; }
 code { font-size: 12px; overflow-wrap: anywhere; }
+td code { white-space: nowrap; }
+td:last-child { min-width: 11rem; }
+img { max-width: 100%; }
 .warning { color: #a33c00; font-weight: 600; }
 """
 

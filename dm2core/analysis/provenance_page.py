@@ -92,10 +92,11 @@ def _made_with(manifests: Iterable[CellManifest | Manifest]) -> list[list[str]]:
 
 
 def _made_row(path: Path, m: Manifest, base: Path) -> list[str]:
+    when = (m.ended or m.started or "").replace("T", " ").removesuffix("Z")
     name = path.parent if path.name == "manifest.json" else path.with_name(path.name.split(".")[0])
     hashes = [f"`{text[:SHORT]}`" if text else "" for text in (m.made_from, m.config_sha256)]
     seeds = ", ".join(map(str, m.seeds))
-    return [_name(name, base), m.kind, *hashes, seeds, _commit(m, SHORT), m.ended or m.started or ""]
+    return [_name(name, base), m.kind, *hashes, seeds, _commit(m, SHORT), when]
 
 
 def _trained_row(path: Path, m: CellManifest, base: Path) -> list[str]:

@@ -34,7 +34,7 @@ def page(
 
     `transfers`: policies in simulator and game (transfer_table.py).
     """
-    register = ", ".join(f"{name} {count}" for name, count in counts.items())
+    register = ", ".join(f"{count} {name}" for name, count in counts.items())
     parts = [
         "# Verdict",
         *(f"Not for publication: {reason}." for reason in reasons),

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,8 @@ def train_pack(
             group = [c for c in waiting if c.dm2.iteration == behind]
             dm2s = [c.dm2 for c in group]
             if pack is None or pack.cells != dm2s:
-                name = group[0].member.cell.map_name
-                pack = PackLearner(dm2s, device, lambda count, name=name: make_env(name, count), threads)  # type: ignore[misc]
+                make = partial(make_env, group[0].member.cell.map_name)
+                pack = PackLearner(dm2s, device, make, threads)
             metrics = pack.iterate(poll)
             pack.put_back()
             for cell, values in zip(group, metrics, strict=True):

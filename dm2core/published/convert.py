@@ -22,10 +22,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dm2core.checkpoint import write_atomic
 from dm2core.demonstrations import AgentDemos, pack_arrays
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError
+from dm2core.files import write_atomic
 from dm2core.manifest import Job
 from dm2core.published import child
 

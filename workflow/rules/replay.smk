@@ -7,12 +7,7 @@ rule replay_pair:
     input:
         policies=replay_policies,
     output:
-        gif=report(
-            "figures/replay_{map}.gif",
-            caption="../report/replay.rst",
-            category="Battles",
-            labels={"shows": "{map}: animation"},
-        ),
+        gif="figures/replay_{map}.gif",
         png=report(
             "figures/replay_{map}.png",
             caption="../report/replay.rst",

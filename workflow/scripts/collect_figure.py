@@ -11,7 +11,7 @@ from dm2core.analysis.curve_figures import collect_figure, collect_teams
 from dm2core.analysis.grid import figure_cells
 from dm2core.analysis.scores import ResultsError, files_of
 from dm2core.config import ConfigError, load_config
-from dm2core.errors import DataError
+from dm2core.errors import DataError, guarded
 from dm2core.manifest import Job, hash_file
 
 
@@ -46,4 +46,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

@@ -10,7 +10,7 @@ from pathlib import Path
 from dm2core.analysis.grid import cells
 from dm2core.analysis.scores import ResultsError, collect_demonstrators, collect_scores, files_of
 from dm2core.config import ConfigError, load_config
-from dm2core.errors import DataError
+from dm2core.errors import DataError, guarded
 from dm2core.manifest import Job, hash_file
 
 
@@ -46,4 +46,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

@@ -22,7 +22,7 @@ from dm2core.analysis.transfer_table import transfers
 from dm2core.analysis.verdict import CELL, verdict
 from dm2core.analysis.verdict_page import GAME_REACH, REACH, page
 from dm2core.config import ConfigError, load_config
-from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
+from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError, guarded
 from dm2core.manifest import Job, hash_file
 
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     counts = {
         "finished": len(finished),
         "failed": 0 if failed is None else len(failed),
-        "planned, in conditions not begun": waiting - (0 if failed is None else len(failed)),
+        "planned in conditions not begun": waiting - (0 if failed is None else len(failed)),
     }
     reach = GAME_REACH if config.env == "smac" else REACH
     text = page(judged, file_sha256(args.claims), counts, job.reasons, reach=reach, transfers=transferred)
@@ -109,4 +109,4 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame | None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

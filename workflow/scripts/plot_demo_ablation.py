@@ -19,7 +19,7 @@ from dm2core.analysis.figures import (
     plot_demo_ablation,
 )
 from dm2core.config import ConfigError, load_config
-from dm2core.errors import DataError
+from dm2core.errors import DataError, guarded
 from dm2core.manifest import Job, hash_file
 
 PAPER = Path(__file__).resolve().parents[2] / "resources" / "paper_curves"
@@ -58,4 +58,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

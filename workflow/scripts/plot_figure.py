@@ -13,7 +13,7 @@ from dm2core.analysis.curve_figures import PAPER_FILES, paper_curves, plot_curve
 from dm2core.analysis.figures import GAME_NOTES, NOTES, WITH_PAPER, Stamp
 from dm2core.analysis.switchboard import plot_switchboard
 from dm2core.config import ConfigError, load_config
-from dm2core.errors import DataError
+from dm2core.errors import DataError, guarded
 from dm2core.manifest import Job, hash_file
 
 PAPER = Path(__file__).resolve().parents[2] / "resources" / "paper_curves"
@@ -56,4 +56,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dm2core.analysis.figures import Stamp
 from dm2core.analysis.theory_figure import page, plot
-from dm2core.errors import DataError
+from dm2core.errors import DataError, guarded
 from dm2core.manifest import Job
 
 
@@ -40,4 +40,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))
