@@ -17,7 +17,6 @@ th { border-bottom: 2px solid #888; white-space: nowrap; }
 code { font-size: 12px; overflow-wrap: anywhere; }
 td code { white-space: nowrap; }
 td:last-child { min-width: 11rem; }
-img { max-width: 100%; }
 .warning { color: #a33c00; font-weight: 600; }
 """
 

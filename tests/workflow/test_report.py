@@ -25,7 +25,7 @@ def page(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert outcome.code == 0, outcome.text[-6000:]
     assert set(outcome.plan) == {
         *("replay_pair", "theory", "plot_theory", "verdict", "report_parts"),
-        *("write_battles", "write_provenance"),
+        *("animate_battle", "write_provenance"),
     }
     path = folder / "report.html"
     outcome = snakemake(folder, "report_parts", *SMOKE, *SEED, "--report", str(path))
@@ -37,12 +37,11 @@ def page(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_holds_every_category_and_asks_for_nothing_elsewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     names = (
-        "demo_ablation.png", "replay_3m.png", "theory.csv", "verdict.html", "verdict.csv", "provenance.html",
-        "battles.html"
+        "demo_ablation.png", "report/replay_3m.png", "theory.csv", "verdict.html", "verdict.csv", "provenance.html"
     )  # fmt: skip
     assert all(name in text for name in (*CATEGORIES, *names))
     kinds = re.findall(r"data:(image/png|image/gif|application/pdf|text/csv|text/html);", text)
-    assert Counter(kinds) == {**{"image/png": 3, "application/pdf": 2, "text/csv": 3, "text/html": 3}}
+    assert Counter(kinds) == {**{"image/png": 4, "application/pdf": 2, "text/csv": 3, "text/html": 2}}
     assert not re.search(r"<(?:script|img)[^>]*\ssrc=[\"']?https?:|<link[^>]*href=[\"']?https?:", text)
 
 

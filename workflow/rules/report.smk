@@ -1,34 +1,33 @@
 # What `make report` puts on one page: the figures that are there, the verdict, battles, and where it all comes from.
 localrules:
+    animate_battle,
     report_parts,
-    write_battles,
     write_provenance,
 
 
 rule report_parts:
     input:
         report_files(),
-        f"{RESULTS}/report/battles.html",
+        [f"{RESULTS}/report/replay_{map}.png" for map in CONFIG.demo_ablation.maps],
         f"{RESULTS}/report/provenance.html",
 
 
-# Snakemake's page offers a GIF as a download; inside a page it plays.
-rule write_battles:
+# Snakemake's page offers a GIF, and HTML above 2 MB, as a download at best; a PNG of any size plays in it.
+rule animate_battle:
     input:
-        replays=[f"figures/replay_{map}.gif" for map in CONFIG.demo_ablation.maps],
-        script=f"{SCRIPTS}/write_battles.py",
-        code=f"{ANALYSIS}/html.py",
+        gif="figures/replay_{map}.gif",
+        script=f"{SCRIPTS}/animate_battle.py",
     output:
         report(
-            f"{RESULTS}/report/battles.html",
+            f"{RESULTS}/report/replay_{{map}}.png",
             caption="../report/replay.rst",
             category="Battles",
-            labels={"shows": "animation"},
+            labels={"shows": "{map}: animation"},
         ),
     log:
-        f"{RESULTS}/logs/write_battles.log",
+        f"{RESULTS}/logs/animate_battle/{{map}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/write_battles.tsv"
+        f"{RESULTS}/benchmarks/animate_battle/{{map}}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -36,9 +35,9 @@ rule write_battles:
         mem_mb=memory,
         runtime=10,
     message:
-        "Battles: {output}"
+        "Animation: {output}"
     shell:
-        "python {input.script:q} --replays {input.replays:q} --out {output:q} > {log:q} 2>&1"
+        "python {input.script:q} --gif {input.gif:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule write_provenance:
