@@ -77,7 +77,7 @@ report: setup
 
 REFERENCE := results/reference/campaign
 figures-from-reference: setup
-	rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict
+	rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict figures/demo_ablation.*
 	$(BIN)/snakemake figures/demo_ablation.pdf $(REFERENCE)/verdict/verdict.md --configfile config/scale/campaign.yaml \
 	  --cores all --quiet rules host reason --allowed-rules collect_scores plot_demo_ablation verdict
 	cd figures && sha256sum --check --quiet ../results/reference/SHA256SUMS
