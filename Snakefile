@@ -38,4 +38,4 @@ rule all:
 
 rule cells:
     input:
-        cell_files("policy.safetensors", SELECTED),
+        cell_files("manifest.json", SELECTED),

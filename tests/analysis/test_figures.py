@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
@@ -99,6 +100,19 @@ def test_paper_curves_exist_for_the_papers_demonstrators_only(tmp_path: Path) ->
     assert path is not None
     theirs = paper_curves(path)
     assert set(theirs["map"]) == {"5m_vs_6m"} and len(theirs) == 4 * 41
-    assert paper_file(folder, "ippo-q50") is None
+    assert paper_file(folder, "ippo-q30") == path  # what they win, 0.31, instead of how long they trained
+    assert paper_file(folder, "ippo-q90") is None
     table = scores().assign(map="5m_vs_6m")
     plot_demo_ablation(table, teams().assign(map="5m_vs_6m"), tmp_path, paper=theirs)
+
+
+def test_the_papers_curves_may_have_a_panel_of_their_own(tmp_path: Path) -> None:
+    path = paper_file(ROOT / "resources" / "paper_curves", "ippo-q30")
+    assert path is not None
+    table, team = scores().assign(map="5m_vs_6m"), teams().assign(map="5m_vs_6m")
+    plot_demo_ablation(table, team, tmp_path / "one", paper=paper_curves(path))
+    plot_demo_ablation(table, team, tmp_path / "two", paper=paper_curves(path), beside=True)
+    widths = [
+        matplotlib.image.imread(tmp_path / name / "demo_ablation.png").shape[1] for name in ("one", "two")
+    ]
+    assert widths[1] > 1.2 * widths[0]

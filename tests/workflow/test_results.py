@@ -1,0 +1,67 @@
+"""What README.md and docs/results.md say was found is what the published cells give."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dm2core.analysis.claims import load_claims
+from dm2core.analysis.results_page import conditions_block, effort_block, replace_block, verdict_block
+from dm2core.analysis.run_table import read_runs
+from dm2core.config import load_config
+from dm2core.errors import DataError
+from dm2core.verify import verify
+from workflow.scripts import judge
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "results" / "reference"
+CAMPAIGN = REFERENCE / "campaign"
+
+
+def block(page: str, name: str) -> str:
+    found = re.search(
+        rf"<!-- {name}: begin -->\n(.*?)\n<!-- {name}: end -->", (ROOT / page).read_text(), re.DOTALL
+    )
+    assert found is not None
+    return found[1]
+
+
+def test_the_pages_say_what_the_published_cells_give() -> None:
+    verdict = verdict_block(pd.read_csv(CAMPAIGN / "verdict" / "verdict.csv"))
+    assert "**" in verdict
+    assert block("README.md", "verdict") == block("docs/results.md", "verdict") == verdict
+    claims = load_claims(ROOT / "claims" / "campaign.yaml")
+    assert block("docs/results.md", "conditions") == conditions_block(read_runs(CAMPAIGN), claims)
+    assert block("docs/results.md", "effort") == effort_block(CAMPAIGN)
+
+
+def test_the_published_verdict_is_the_judgement_of_the_published_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (config,) = (CAMPAIGN / "config").glob("*.yaml")
+    assert load_config(config) == load_config(ROOT / "config" / "config.yaml", {"scale": "campaign"})
+    parts = ["--config", str(config), "--claims", "claims/campaign.yaml", "--paper", "resources/paper_curves"]
+    theory = str(CAMPAIGN / "theory" / "theory.csv")
+    assert judge.main([*parts, "--theory", theory, "--out", str(tmp_path)]) == 0
+    again, published = (pd.read_csv(at / "verdict.csv") for at in (tmp_path, CAMPAIGN / "verdict"))
+    pd.testing.assert_frame_equal(again, published, rtol=1e-9)
+
+
+def test_every_published_file_is_what_its_manifest_and_the_sums_say() -> None:
+    found = verify([CAMPAIGN])
+    assert found.checked > 80 and not found.damaged and not found.unlisted
+    sums = [line.split() for line in (REFERENCE / "SHA256SUMS").read_text().splitlines()]
+    assert {name for _, name in sums} == {path.name for path in (REFERENCE / "figures").iterdir()}
+    for sha256, name in sums:
+        assert hashlib.sha256((REFERENCE / "figures" / name).read_bytes()).hexdigest() == sha256
+
+
+def test_a_page_without_the_block_is_refused() -> None:
+    assert replace_block("a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb", "x", "new").split("\n")[2] == "new"
+    with pytest.raises(DataError, match="no block <!-- x: begin -->"):
+        replace_block("nothing", "x", "new")
