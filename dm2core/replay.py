@@ -35,6 +35,7 @@ from dm2core.types import EnvSpec, Grids
 SUBFRAMES, LONG = 3, 60  # pictures per env step; two in battles longer than this
 FRAME_MS, LAST_MS = 110, 1800
 STRIP = 6  # moments on the strip
+EDGE = 1.0  # cells shown beyond the arena, so that who stands at its border is whole
 SCRIPTS: dict[str, scripted.Policy] = {
     "attack_nearest": scripted.attack_nearest,
     "focus_fire": scripted.focus_fire,
@@ -211,8 +212,8 @@ def view(recordings: Sequence[Recording]) -> tuple[float, float, float, float]:
     """The part of the map where something happens, (x, y, width, height) in cells, the same for all recordings."""
     scenario = load_scenario(recordings[0].map_name)
     places = np.concatenate([r.raw[:, :, :2][r.raw[:, :, 2] > 0] for r in recordings])
-    low = np.maximum(places.min(0) - 2, (0.0, scenario.rows[0]))
-    high = np.minimum(places.max(0) + 2, (scenario.size[0], scenario.rows[1]))
+    low = np.maximum(places.min(0) - 2, (-EDGE, scenario.rows[0] - EDGE))
+    high = np.minimum(places.max(0) + 2, (scenario.size[0] + EDGE, scenario.rows[1] + EDGE))
     width, height = high - low
     if height > width:  # never taller than wide
         low[0] = np.clip(low[0] - (height - width) / 2, 0, max(scenario.size[0] - height, 0))
@@ -234,7 +235,9 @@ def draw(recordings: Sequence[Recording], gif: Path, about: str = "") -> None:
         return Image.fromarray(np.concatenate(frames, axis=1))
 
     pictures = [picture(n) for n in range(length)]
-    palette = pictures[length // 2].quantize(64)
+    some = np.concatenate([np.asarray(pictures[n]) for n in (0, length // 2, length - 1)])
+    # The octree keeps colours of few pixels, such as the bars of life; a median cut gives them to the background.
+    palette = Image.fromarray(some).quantize(256, Image.Quantize.FASTOCTREE)
     flat = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     buffer = io.BytesIO()
     durations = [FRAME_MS] * (length - 1) + [LAST_MS]

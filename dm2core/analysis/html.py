@@ -12,11 +12,10 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; }
-th, td { text-align: left; vertical-align: top; padding: .35rem .7rem; border-bottom: 1px solid #ddd; }
-th { border-bottom: 2px solid #888; white-space: nowrap; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .5rem; border-bottom: 1px solid #ddd; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; }
 code { font-size: 12px; overflow-wrap: anywhere; }
 td code { white-space: nowrap; }
-td:last-child { min-width: 11rem; }
 .warning { color: #a33c00; font-weight: 600; }
 """
 

@@ -171,7 +171,8 @@ class Painter:
         kinds = dict.fromkeys(unit.name for unit in self.units)
         signs = {"marine": "circle marine", "stalker": "diamond stalker"}
         text = ", ".join(signs.get(kind, f"triangle {kind}") for kind in kinds)
-        text += "; green life, light blue shields; ring weapon range"
+        shields = ", light blue shields" if any(unit.shield > 0 for unit in self.units) else ""
+        text += f"; green life{shields}; ring weapon range"
         y = (self.height - FOOT / 2) * SCALE
         pen.text((6 * SCALE, y), text, font=_font(9 * SCALE), fill=(90, 90, 90), anchor="lm")
 

@@ -45,7 +45,7 @@ class Run:
         out |= {
             "condition": f"{config['method']}{demos}",
             "attempts": str(len(attempts)),
-            "mlflow.source.git.commit": str(self.manifest["code"]["commit"]),
+            "commit": str(self.manifest["code"]["commit"]),
         }
         if "slurm_job_id" in attempts[-1]:
             out["slurm_job_id"] = str(attempts[-1]["slurm_job_id"])
@@ -74,12 +74,12 @@ class Run:
         return rows.rename(columns={"value": "win_rate"})[["env_steps", "win_rate"]]
 
     def files(self) -> list[Path]:
-        """What is kept with the run: manifest, policy, the demonstrations' card, the map's replay if it was drawn."""
+        """What is kept with the run: manifest, policy, the demonstrations' card, the map's replay if it shows this run."""
         names = [self.folder / name for name in ("manifest.json", "policy.safetensors")]
         if self.card is not None:
             names += [self.card, self.card.with_suffix(".md")]
         replay = Path("figures") / f"replay_{self.manifest['config']['map_name']}.gif"
-        if self.experiment != EXPERTS and self.manifest["config"]["method"] in ("ippo", "dm2"):
+        if self.digest in _made_from(replay):
             names.append(replay)
         return [path for path in names if path.is_file()]
 
@@ -149,6 +149,14 @@ def _run(experiment: str, name: str, folder: Path, card: Path | None) -> Run:
 def read_card(path: Path) -> dict[str, Any]:
     """A demonstration set's card."""
     return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _made_from(path: Path) -> set[str]:
+    """SHA-256 of the inputs that a figure's manifest names; none without one."""
+    try:
+        return set(read_json(path.with_suffix(".manifest.json"), path.name)["inputs"].values())
+    except (OSError, ResultsError, KeyError, AttributeError):
+        return set()
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

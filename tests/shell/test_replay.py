@@ -14,6 +14,7 @@ from dm2core import replay
 from dm2core.checkpoint import save_tensors
 from dm2core.cli import main
 from dm2core.env import scripted
+from dm2core.env.draw import ALLY, ENEMY, LIFE
 from dm2core.env.vector import BattleSim
 from dm2core.errors import EXIT_DATA, EXIT_USAGE
 from dm2core.nets import Actor
@@ -69,6 +70,9 @@ def test_gif_strip_and_recording(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with Image.open(tmp_path / "a.gif") as gif, Image.open(tmp_path / "a.png") as strip:
         assert gif.n_frames > 60
         assert gif.width == 760
+        shown = np.asarray(gif.convert("RGB")).astype(int)
+        for colour in (LIFE, ALLY, ENEMY):  # of few pixels, and what tells the units apart
+            assert (np.abs(shown - colour).max(-1) < 10).sum() >= 20
         assert strip.width == 2 * gif.width
     assert "focus fire: won" in capsys.readouterr().out
     assert main(["replay", "--who", "random", "--map", "3m", "--out", str(tmp_path / "r.npz")]) == 0

@@ -66,18 +66,30 @@ def test_everything_arrives_once_and_a_second_call_changes_nothing(tree: Config)
     assert same(tree)
 
 
-def test_a_run_carries_config_tags_demonstrations_and_files(tree: Config) -> None:
+def test_a_run_carries_config_tags_demonstrations_and_files(
+    tree: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replay goes to the runs that play in it alone."""
+    monkeypatch.chdir(tmp_path)
+    Path("figures").mkdir()
+    Path("figures/replay_3m.gif").write_bytes(b"GIF89a")
+    ippo = next(run for run in finished_runs(tree, FIGURE) if run.name == "3m/ippo/none/seed112358")
+    about = {"inputs": {f"../{ippo.folder}/manifest.json": ippo.digest}}
+    Path("figures/replay_3m.manifest.json").write_text(json.dumps(about))
     deliver(tree)
     store = Store("", Path(tree.results))
     experiment = store.client.get_experiment_by_name("demo_ablation")
     runs = store.client.search_runs(
         [experiment.experiment_id], "tags.method = 'dm2' and tags.seed = '112358'"
     )
+    for found in store.client.search_runs([experiment.experiment_id]):
+        held = {item.path for item in store.client.list_artifacts(found.info.run_id)}
+        assert ("replay_3m.gif" in held) == (found.info.run_name == ippo.name)
     assert [run.info.run_name for run in runs] == ["3m/dm2/ippo-q50_joint-concurrent/seed112358"]
     run = runs[0]
     assert run.data.params["ppo.lr"] == "0.0005" and "qmix" not in run.data.params
     assert run.data.tags["condition"] == "dm2@ippo-q50_joint-concurrent"
-    assert run.data.tags["slurm_job_id"] == "17" and run.data.tags["mlflow.source.git.commit"] == "abc"
+    assert run.data.tags["slurm_job_id"] == "17" and run.data.tags["commit"] == "abc"
     assert run.inputs.dataset_inputs[0].dataset.name == "3m/ippo-q50_joint-concurrent"
     files = {item.path for item in store.client.list_artifacts(run.info.run_id)}
     assert files == {"manifest.json", "policy.safetensors", "card.json", "win_rate.png"}

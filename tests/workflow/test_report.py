@@ -9,7 +9,9 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from .conftest import SMOKE, snakemake
 from .test_run import SEED
@@ -42,6 +44,15 @@ def test_the_page_holds_every_category_and_asks_for_nothing_elsewhere(page: Path
     assert all(name in text for name in (*CATEGORIES, *names))
     kinds = re.findall(r"data:(image/png|image/gif|application/pdf|text/csv|text/html);", text)
     assert Counter(kinds) == {**{"image/png": 4, "application/pdf": 2, "text/csv": 3, "text/html": 2}}
+    with (
+        Image.open(page.parent / "figures" / "replay_3m.gif") as gif,
+        Image.open(page.parent / "results" / "smoke" / "report" / "replay_3m.png") as animation,
+    ):
+        assert animation.n_frames == gif.n_frames > 20 and animation.size == gif.size
+        for k in (0, gif.n_frames // 2, gif.n_frames - 1):
+            gif.seek(k), animation.seek(k)
+            shown = [np.asarray(image.convert("RGB")).astype(int) for image in (gif, animation)]
+            assert np.abs(shown[0] - shown[1]).mean() < 1
     assert not re.search(r"<(?:script|img)[^>]*\ssrc=[\"']?https?:|<link[^>]*href=[\"']?https?:", text)
 
 
