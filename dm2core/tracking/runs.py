@@ -74,7 +74,7 @@ class Run:
         return rows.rename(columns={"value": "win_rate"})[["env_steps", "win_rate"]]
 
     def files(self) -> list[Path]:
-        """What is kept with the run: manifest, policy, the demonstrations' card, the map's replay if it shows this run."""
+        """What is kept with the run: manifest, policy, the demonstrations' card, and the replay that shows this run."""
         names = [self.folder / name for name in ("manifest.json", "policy.safetensors")]
         if self.card is not None:
             names += [self.card, self.card.with_suffix(".md")]
