@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from dm2core.errors import DataError
-from dm2core.files import write_atomic
+from dm2core.files import write_atomic, write_error
 
 FORMAT = 2
 NAMES = ("checkpoint", "checkpoint.previous")
@@ -118,6 +119,24 @@ def load_checkpoint(folder: Path, digest: str) -> tuple[Progress, dict[str, torc
     if damaged:
         raise DataError(f"{folder}: every checkpoint is damaged; delete the folder to start this cell anew")
     return None
+
+
+def saved_iterations(folder: Path, digest: str) -> list[int]:
+    """At which iterations this cell's undamaged generations stand, the newest first."""
+    found = [load_sealed(folder / name) for name in NAMES if (folder / name).exists()]
+    return [one[0].iteration for one in found if one is not None and one[0].digest == digest]
+
+
+def drop_newest(folder: Path) -> None:
+    """Go back one generation; to nothing, if there is no other."""
+    newest, previous = (folder / name for name in NAMES)
+    try:
+        if previous.exists():
+            os.replace(previous, newest)
+        else:
+            newest.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(newest, 0, error) from None
 
 
 def load_sealed(path: Path) -> tuple[Progress, dict[str, torch.Tensor]] | None:

@@ -318,12 +318,7 @@ def _train_pack(args: argparse.Namespace) -> None:
             loaded = load_demos(path)
             given = {"demos": loaded.demos_id, "demos_sha256": loaded.sha256}
         members.append(Member(cell_config(config, **common, **given), out, state, path))
-    train_pack(
-        [m for m in members if not m.finished()],
-        torch.device(args.device),
-        args.threads,
-        config_sha256=_sha256(config),
-    )
+    train_pack(members, torch.device(args.device), args.threads, config_sha256=_sha256(config))
 
 
 def _sha256(config: Config) -> str:

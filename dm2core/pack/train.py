@@ -1,7 +1,8 @@
 """Cells of one map from their configurations to their results, in step: `dm2 train-pack`.
 
 Every cell has its own folders, log, checkpoints and manifest, as train.py makes them. In each round the cells that are
-furthest behind make one iteration together, so cells that were stopped at different points come into step again.
+furthest behind make one iteration together, so cells that were stopped at different points come into step again. What
+else is in a round changes a cell's numbers by rounding, so a pack that was killed makes the same rounds again.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,11 @@ import torch
 
 from dm2core import provenance
 from dm2core.attempts import Attempts
+from dm2core.checkpoint import drop_newest, saved_iterations
 from dm2core.config import CellConfig
 from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
-from dm2core.errors import NumericError
+from dm2core.errors import NumericError, TryAgain
 from dm2core.interrupt import catch_signals
 from dm2core.lock import CellLock, cell_lock
 from dm2core.pack.learner import PackLearner
@@ -70,14 +72,17 @@ class _Running:
 def train_pack(
     members: list[Member], device: torch.device, threads: int = 1, *, config_sha256: str = ""
 ) -> None:
-    """Train the cells to their ends, or go on with them; Dm2Error says what went wrong.
+    """Train the cells to their ends, or go on with them; Dm2Error says what went wrong. Finished ones are left alone.
 
     A cell whose numbers are no longer finite leaves the pack; the others go on, and NumericError names it at the end.
     """
     torch.set_num_threads(1)
     failed: list[str] = []
+    finished = {member for member in members if member.finished()}
+    _tidy(finished)
     with ExitStack() as stack:
-        held = _hold(members, stack)
+        held = _hold([member for member in members if member not in finished], stack)
+        _into_step([member for member, _ in held])
         poll = stack.enter_context(catch_signals()).poll
         waiting = [_start(member, lock, device, poll, config_sha256) for member, lock in held]
         pack: PackLearner | None = None
@@ -120,6 +125,23 @@ def _hold(members: list[Member], stack: ExitStack) -> list[tuple[Member, CellLoc
             shutil.rmtree(member.state)
             del locks[member]
     return [(member, locks[member]) for member in members if member in locks]
+
+
+def _tidy(finished: set[Member]) -> None:
+    """Remove what a killed pack left of cells that it had finished; a pack that runs removes its own."""
+    for member in finished:
+        if member.state.exists():
+            with suppress(TryAgain), cell_lock(member.state):
+                shutil.rmtree(member.state)
+
+
+def _into_step(members: list[Member]) -> None:
+    """Cells whose checkpoint of the last round was written before a kill make that round again, with the others."""
+    saved = {member: saved_iterations(member.state, member.cell.digest()) or [0] for member in members}
+    behind = min((iterations[0] for iterations in saved.values()), default=0)
+    for member, iterations in saved.items():
+        if iterations == [behind + 1, behind] or (behind == 0 and iterations == [1]):
+            drop_newest(member.state)
 
 
 def _start(

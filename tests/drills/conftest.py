@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.pack.test_kills import pack_config
 from tests.shell.conftest import ROOT, cells, config, demo_sets, experts
 
-__all__ = ["cells", "config", "demo_sets", "experts"]
+__all__ = ["cells", "config", "demo_sets", "experts", "pack_config"]
 
 _rows: list[str] = []
 Say = Callable[[str], None]

@@ -18,6 +18,7 @@ from dm2core.demonstrations import load_demos
 from dm2core.demos import make_demos
 from dm2core.errors import EXIT_AGAIN
 from tests.drills.conftest import Say
+from tests.pack.test_kills import made, start_pack
 from tests.shell.conftest import outputs
 from tests.shell.test_resume import Cells, start, wait
 
@@ -69,6 +70,27 @@ def test_kill_9(
             killed += 1
         assert outputs(out) == expected
         assert not state.exists()
+    say(f"{killed} kills in {runs} runs, all with the bits of 2 undisturbed runs")
+
+
+def test_kill_9_of_a_pack(pack_config: Config, tmp_path: Path, say: Say) -> None:
+    """Three cells in one process, on the CPU."""
+    for name in ("clean", "again"):
+        began = time.monotonic()
+        assert wait(start_pack(pack_config, tmp_path / name)) == 0
+        seconds = time.monotonic() - began
+    expected = made(pack_config, tmp_path / "clean")
+    assert made(pack_config, tmp_path / "again") == expected
+    moments, killed, runs = random.Random(11), 0, 0
+    while killed < 60:
+        runs += 1
+        folder = tmp_path / f"run{runs}"
+        while (
+            code := killed_after(start_pack(pack_config, folder), moments.uniform(0.02, 1.0) * seconds)
+        ) != 0:
+            assert code == -signal.SIGKILL
+            killed += 1
+        assert made(pack_config, folder) == expected
     say(f"{killed} kills in {runs} runs, all with the bits of 2 undisturbed runs")
 
 
