@@ -151,9 +151,10 @@ class Job:
         self.started, self._start = now(), time.monotonic()
 
     def finish(self, path: Path, outputs: Iterable[Path]) -> None:
-        """Write the manifest to `path`."""
-        base = path.absolute().parent
-        remove_parts(base, path.name)
+        """Write the manifest to `path`; what killed attempts left of it and of the outputs goes."""
+        base, made = path.absolute().parent, list(outputs)
+        for file in (path, *made):
+            remove_parts(file.parent, file.name)
         reach("results-written", path.name)
         effort = provenance.effort()
         manifest = Manifest(
@@ -163,7 +164,7 @@ class Job:
             inputs={os.path.relpath(at, base): sha256 for at, sha256 in self.inputs.items()},
             resources=self.resources,
             made_from=self.made_from,
-            outputs={os.path.relpath(at.absolute(), base): hash_file(at) for at in outputs},
+            outputs={os.path.relpath(at.absolute(), base): hash_file(at) for at in made},
             seeds=self.seeds,
             numerics=self.numerics,
             not_for_publication=self.reasons,

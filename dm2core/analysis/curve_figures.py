@@ -24,6 +24,7 @@ from dm2core.analysis.figures import (
     save,
 )
 from dm2core.analysis.grid import Cell
+from dm2core.analysis.output import write_csv
 from dm2core.analysis.scores import card_win_rates, load_cell, read_json
 from dm2core.config import Config
 from dm2core.methods import split_method, split_run
@@ -187,8 +188,7 @@ def plot_curves(
 
 def write(figure: Figure, data: pd.DataFrame, stem: Path, stamp: Stamp = UNSTAMPED) -> None:
     """PDF, PNG and CSV of one figure."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    data.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
+    write_csv(data, stem.with_suffix(".csv"), "%.6g")
     save(figure, stem, stamp)
 
 

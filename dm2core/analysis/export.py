@@ -7,14 +7,15 @@ from typing import Any
 
 import pandas as pd
 
+from dm2core.analysis.output import write_csv, write_parquet
+
 ENVIRONMENT = "smac_surrogate"
 
 
 def write_tidy(runs: pd.DataFrame, folder: Path) -> None:
     """runs.parquet and runs.csv: a row per evaluation, the same values in both."""
-    folder.mkdir(parents=True, exist_ok=True)
-    runs.to_parquet(folder / "runs.parquet", index=False)
-    runs.to_csv(folder / "runs.csv", index=False, lineterminator="\n", float_format="%.17g")
+    write_parquet(runs, folder / "runs.parquet")
+    write_csv(runs, folder / "runs.csv", "%.17g")
 
 
 def marl_eval(runs: pd.DataFrame, metrics: tuple[str, ...] = ("win_rate",)) -> dict[str, Any]:

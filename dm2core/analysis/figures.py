@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from dm2core.analysis.output import write_csv, write_picture
 from dm2core.analysis.scores import CONDITIONS
 
 # Okabe and Ito's palette, told apart under the common colour vision deficiencies. One colour per condition.
@@ -146,8 +147,7 @@ def plot_demo_ablation(
         fontsize="small",
         frameon=False,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    data.to_csv(out / "demo_ablation.csv", index=False, float_format="%.6g", lineterminator="\n")
+    write_csv(data, out / "demo_ablation.csv", "%.6g")
     save(figure, out / "demo_ablation", stamp)
     return data
 
@@ -267,8 +267,8 @@ def save(figure: Figure, stem: Path, stamp: Stamp = UNSTAMPED) -> None:
     png = {"Software": None} | ({"Source": about} if about else {})
     try:
         with mpl.rc_context({"svg.hashsalt": "dm2", "pdf.fonttype": 42}):
-            figure.savefig(stem.with_suffix(".pdf"), metadata=pdf)
-            figure.savefig(stem.with_suffix(".png"), dpi=160, metadata=png)
+            write_picture(figure, stem.with_suffix(".pdf"), metadata=pdf)
+            write_picture(figure, stem.with_suffix(".png"), dpi=160, metadata=png)
     finally:
         if before is None:
             del os.environ["SOURCE_DATE_EPOCH"]

@@ -7,10 +7,14 @@ import importlib.util
 import json
 import os
 import random
+import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +22,7 @@ import pandas as pd
 
 from dm2core.analysis.grid import VARIANTS
 from dm2core.config import load_config
+from dm2core.errors import EXIT_WRITE, guarded
 from dm2core.manifest import VERSION, read_manifest
 from dm2core.verify import leave_out, read_chain, verify
 
@@ -112,25 +117,52 @@ def test_manifests_name_their_digest_and_one_thread(smoke: Path) -> None:
 
 
 def test_scripts_run_without_snakemake_and_draw_the_same_bytes(smoke: Path, tmp_path: Path) -> None:
+    """After they were killed while they wrote, and met a full disk."""
     results = smoke / "results" / "smoke"
     settings = load_config(ROOT / "config" / "config.yaml", {"scale": "smoke", "seeds": [112358]})
     configs = [path for path in (results / "config").iterdir() if load_config(path) == settings]
-    for name, arguments in (
-        ("collect_scores", ["--map", "3m", "--out", str(tmp_path / "tables")]),
-        ("plot_demo_ablation", ["--tables", str(tmp_path / "tables"), "--out", str(tmp_path / "figures")]),
+    tables, figures = tmp_path / "tables", tmp_path / "figures"
+    for name, folder, arguments, die_at, size in (
+        ("collect_scores", tables, ["--map", "3m"], "write-half:3m.csv", 1000),
+        ("plot_demo_ablation", figures, ["--tables", str(tables)], "write-renamed:demo_ablation.pdf", 30_000),
     ):
-        script = str(ROOT / "workflow" / "scripts" / f"{name}.py")
-        subprocess.run(
-            [sys.executable, script, "--config", str(configs[0]), *arguments], cwd=smoke, check=True
+        arguments = ["--config", str(configs[0]), *arguments, "--out", str(folder)]
+        main = script(name).main
+        assert disturbed(main, arguments, smoke, die_at=die_at) == (-signal.SIGKILL, "")
+        assert not list(folder.glob("*manifest.json"))
+        code, said = disturbed(main, arguments, smoke, size=size)
+        assert code == EXIT_WRITE
+        assert re.fullmatch(
+            rf"{re.escape(str(folder))}/\S+: cannot write \d+ bytes .*", said.splitlines()[-1]
         )
-    for first, second in (
-        (smoke / "figures", tmp_path / "figures"),
-        (results / "tables", tmp_path / "tables"),
-    ):
+        assert not list(folder.glob("*manifest.json"))
+        command = [sys.executable, str(ROOT / "workflow" / "scripts" / f"{name}.py"), *arguments]
+        subprocess.run(command, cwd=smoke, check=True)
+        assert not list(folder.glob(".*.tmp"))
+    for first, second in ((smoke / "figures", figures), (results / "tables", tables)):
         for path in first.iterdir():
             if path.name.endswith(".manifest.json"):  # says when
                 continue
             assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+
+
+def disturbed(
+    main: Callable[[list[str]], int], arguments: list[str], where: Path, die_at: str = "", size: int = -1
+) -> tuple[int, str]:
+    """Exit code and last words of a script that dies at a point, or may write `size` bytes a file."""
+    said = where / "said"
+    pid = os.fork()
+    if pid == 0:
+        os.environ["DM2_CRASH_AT"] = die_at
+        os.chdir(where)
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, -1))
+        code = guarded(lambda: main(arguments))
+        sys.stderr.flush()
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, "" if code < 0 else said.read_text()
 
 
 def test_a_failing_cell_does_not_stop_the_others(smoke: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dm2core.analysis.grid import cells
+from dm2core.analysis.output import write_csv, write_parquet
 from dm2core.analysis.scores import ResultsError, collect_demonstrators, collect_scores, files_of
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError, guarded
@@ -36,11 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 65
     for reason in job.reasons:
         print(f"not for publication: {reason}", file=sys.stderr)
-    args.out.mkdir(parents=True, exist_ok=True)
     made = [args.out / f"{args.map_name}{end}" for end in (".parquet", ".csv", "_demonstrators.csv")]
-    scores.to_parquet(made[0], index=False)
-    scores.to_csv(made[1], index=False, lineterminator="\n")
-    teams.to_csv(made[2], index=False, lineterminator="\n")
+    write_parquet(scores, made[0])
+    write_csv(scores, made[1])
+    write_csv(teams, made[2])
     job.finish(args.out / f"{args.map_name}.manifest.json", made)
     return 0
 

@@ -15,6 +15,7 @@ from dm2core.analysis.claims import file_sha256, load_claims
 from dm2core.analysis.export import marl_eval, write_tidy
 from dm2core.analysis.grid import all_cells
 from dm2core.analysis.html import to_html
+from dm2core.analysis.output import write_csv, write_text
 from dm2core.analysis.paper_numbers import paper_differences
 from dm2core.analysis.run_table import files_of_runs, read_runs
 from dm2core.analysis.scores import ResultsError
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_DATA
     write_tidy(runs, args.out)
-    judged.to_csv(args.out / "verdict.csv", index=False, lineterminator="\n")
+    write_csv(judged, args.out / "verdict.csv")
     finished = runs[CELL].drop_duplicates()
     waiting = len(planned.merge(finished, on=CELL, how="left", indicator=True).query("_merge == 'left_only'"))
     counts = {
@@ -77,10 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     reach = GAME_REACH if config.env == "smac" else REACH
     text = page(judged, file_sha256(args.claims), counts, job.reasons, reach=reach, transfers=transferred)
-    (args.out / "verdict.md").write_text(text, encoding="utf-8")
-    (args.out / "verdict.html").write_text(to_html(text, "Verdict"), encoding="utf-8")
-    exported = json.dumps(marl_eval(runs), indent=1)
-    (args.out / "marl_eval.json").write_text(exported + "\n", encoding="utf-8")
+    write_text(text, args.out / "verdict.md")
+    write_text(to_html(text, "Verdict"), args.out / "verdict.html")
+    write_text(json.dumps(marl_eval(runs), indent=1) + "\n", args.out / "marl_eval.json")
     job.finish(args.out / "verdict.manifest.json", [args.out / name for name in MADE])
     return 0
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from dm2core.analysis.figures import Stamp
+from dm2core.analysis.output import write_text
 from dm2core.analysis.theory_figure import page, plot
 from dm2core.errors import DataError, guarded
 from dm2core.manifest import Job
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.out / "theory.manifest.json", [args.out / f"theory.{end}" for end in ("pdf", "png", "csv")]
     )
     if args.page is not None:
-        args.page.write_text(page(table, args.example.read_text(encoding="utf-8").strip()), encoding="utf-8")
+        write_text(page(table, args.example.read_text(encoding="utf-8").strip()), args.page)
     return 0
 
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dm2core.analysis.html import to_html
+from dm2core.analysis.output import write_text
 from dm2core.analysis.provenance_page import page
 from dm2core.config import ConfigError, load_config
-from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
+from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError, guarded
 from dm2core.verify import read_chain, verify
 
 
@@ -29,10 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(error, file=sys.stderr)
         return EXIT_DATA
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(to_html(text, "Provenance"), encoding="utf-8")
+    write_text(to_html(text, "Provenance"), args.out)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))
