@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
+from dm2core.analysis.grid import all_cells
 from dm2core.analysis.scores import card_win_rates, read_json, read_metrics
+from dm2core.config import Config
 from dm2core.errors import DataError
 
 COLUMNS = ["map", "method", "demos", "team", "seed", "env_steps", "win_rate"]
+
+
+def planned_runs(config: Config) -> pd.DataFrame:
+    """Every cell of every figure [map, method, demos, seed]."""
+    return pd.DataFrame([asdict(cell) for cell in all_cells(config)]).rename(columns={"map_name": "map"})
 
 
 def read_runs(results: Path) -> pd.DataFrame:
