@@ -19,7 +19,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test test-smac test-slurm check lint drills drills-slurm bench bench-peers figures figures-from-reference campaign report mlflow clean
+.PHONY: setup demo test test-smac test-slurm check lint drills drills-slurm bench bench-peers figures figures-from-reference campaign publish report mlflow clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -37,6 +37,7 @@ help:
 	echo "make figures  redraw the figures from finished cells, without training"
 	echo "make figures-from-reference  the published figures and verdict from results/reference, without training, and their bytes checked"
 	echo "make campaign   the reproduction, stage by stage, resumable: hours (docs/campaign.md)"
+	echo "make publish    figures, verdict and computed pages of what make campaign has finished, to be committed"
 	echo "make report   figures, verdict, battles and provenance as one HTML page that needs nothing else (SCALE=smoke)"
 	echo "make mlflow   deliver finished cells to MLflow and open its pages at http://127.0.0.1:5000 (PORT=5000)"
 	echo "make clean    remove caches; results/ and figures/ stay"
@@ -75,21 +76,30 @@ report: setup
 	$$snakemake --cores all --forcerun write_provenance $$config -- report_parts && \
 	$$snakemake $$config --report "$$page" -- report_parts && echo "$$page"
 
+# The campaign, in the order of its stages, and which of its figures are whole.
+STAGES := demo_ablation core gail_only bc_pretrain demo_quality tuning
+PUBLISHED := demo_ablation
 REFERENCE := results/reference/campaign
+DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(PUBLISHED:%=figures/%.*) && $(BIN)/snakemake \
+  $(PUBLISHED:%=figures/%.pdf) $(REFERENCE)/verdict/verdict.md --configfile config/scale/campaign.yaml --cores all \
+  --quiet rules host reason --allowed-rules collect_scores plot_demo_ablation collect_figure plot_figure verdict
+
 figures-from-reference: setup
-	rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict figures/demo_ablation.*
-	$(BIN)/snakemake figures/demo_ablation.pdf $(REFERENCE)/verdict/verdict.md --configfile config/scale/campaign.yaml \
-	  --cores all --quiet rules host reason --allowed-rules collect_scores plot_demo_ablation verdict
+	$(DRAW)
 	cd figures && sha256sum --check --quiet ../results/reference/SHA256SUMS
-	echo "figures/demo_ablation.{pdf,png,csv} are the published ones, byte for byte; $(REFERENCE)/verdict/verdict.md judges"
+	echo "$(PUBLISHED:%=figures/%.pdf) and their .png, .csv are the published ones, byte for byte; $(REFERENCE)/verdict/verdict.md judges"
 
 # A clone gives files times that say nothing about what was made of what; digests decide what runs again.
 campaign: setup
 	find $(REFERENCE)/cells -type f -exec touch {} +
-	for figure in demo_ablation core gail_only bc_pretrain; do \
+	for figure in $(STAGES); do \
 	  nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml --config only_figure=$$figure \
 	    --cores all --keep-going --quiet rules host reason || exit 1; \
 	done
+
+publish: setup
+	$(DRAW)
+	$(BIN)/python workflow/scripts/publish.py --scale campaign --figures $(PUBLISHED) --readme README.md --page docs/results.md
 
 mlflow: setup
 	$(BIN)/dm2 track $(if $(SCALE),--set scale=$(SCALE))

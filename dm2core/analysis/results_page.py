@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dm2core.analysis.claims import Claims
+from dm2core.analysis.run_table import judged_runs
 from dm2core.analysis.verdict import summarise
 from dm2core.errors import DataError
 from dm2core.manifest import CellManifest, read_manifest
@@ -37,22 +38,26 @@ def verdict_block(judged: pd.DataFrame) -> str:
     return text + (f"\n\nNot tested yet: {', '.join(left)}." if left else "")
 
 
-def conditions_block(runs: pd.DataFrame, claims: Claims) -> str:
+def conditions_block(runs: pd.DataFrame, claims: Claims, planned: pd.DataFrame) -> str:
     """Every condition that was run: area under the curve, end, and env steps to one half, each with its spread."""
     rows = []
-    for (map_name, method, demos), group in summarise(runs, claims).groupby(
-        ["map", "method", "demos"], sort=True
+    wanted = planned.groupby(["map", "method", "demos", "judged"]).size()
+    runs = runs.assign(judged=judged_runs(runs, planned))
+    numbers = [summarise(part, claims).assign(judged=judged) for judged, part in runs.groupby("judged")]
+    for (map_name, method, demos, judged), group in pd.concat(numbers).groupby(
+        ["map", "method", "demos", "judged"], sort=True
     ):
         reached = group["steps_to_0.5"].dropna()
         against = runs[(runs["method"] == method) & (runs["demos"] == demos) & (runs["map"] == map_name)]
         level = against["demonstrator_win_rate"].iloc[0]
+        expected = wanted.get((map_name, method, demos, judged), 0)
         rows.append(
             [
                 str(map_name),
-                str(method),
+                f"{method}{'' if judged else ' (tuning)'}",
                 "" if demos == "none" else str(demos),
                 f"{level:.2f}" if math.isfinite(level) else "",
-                str(len(group)),
+                f"{len(group)}{f' of {expected}' if len(group) < expected else ''}",
                 *(f"{group[name].mean():.3f} ± {group[name].std(ddof=1):.3f}" for name in ("auc", "final")),
                 f"{', '.join(f'{value:.2f}' for value in sorted(group['final']))}",
                 f"{reached.median():,.0f} ({len(reached)} of {len(group)})" if len(reached) else "none",

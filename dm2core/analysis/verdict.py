@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dm2core.analysis.claims import Claim, Claims, Contrast, Level
+from dm2core.analysis.run_table import CELL
 from dm2core.analysis.stats import aggregates
 from dm2core.analysis.stats.bootstrap import resample
 from dm2core.analysis.stats.curve import area, early, final, steps_to
@@ -23,7 +25,6 @@ from dm2core.rng import stream
 
 OUTCOMES = ("replicated", "direction only", "not replicated", "reversed", "inconclusive", "not tested")
 KEYS = ["map", "method", "demos", "team", "seed"]
-CELL = ["map", "method", "demos", "seed"]
 PAPER_RUNS = 5  # seeds of a published curve; the robustness row judges the first as many again
 SIGNIFICANT = 0.05
 
@@ -92,27 +93,23 @@ def _name(row: pd.Series) -> str:
     return f"{row['map']}/{row['method']}/{row['demos']}/seed{row['seed']}"
 
 
-def refuse_gaps(finished: pd.DataFrame, planned: pd.DataFrame, failed: pd.DataFrame) -> None:
-    """Planned = finished + failed in every condition that was begun; else DataError. All frames hold CELL.
+def open_runs(
+    finished: pd.DataFrame, planned: pd.DataFrame, failed: pd.DataFrame
+) -> dict[tuple[object, ...], int]:
+    """Planned runs that are neither finished nor failed, by condition (map, method, demos), where there are any.
 
-    A condition without a single finished or failed run is no gap: its claims are `not tested`.
+    All frames hold CELL. DataError for a run that stands as finished and as failed.
     """
 
     def cells(frame: pd.DataFrame) -> set[tuple[object, ...]]:
         return set(frame[CELL].itertuples(index=False, name=None))
 
     there, lost = cells(finished), cells(failed)
-    begun = {cell[:3] for cell in there | lost}
-    missing = sorted(cell for cell in cells(planned) - there - lost if cell[:3] in begun)
-    if missing:
-        first = "/".join(map(str, missing[0][:3])) + f"/seed{missing[0][3]}"
-        raise DataError(
-            f"verdict: {len(missing)} of {len(planned)} planned runs are neither finished nor failed, "
-            f"the first is {first}; run them, or list them in failed.csv"
-        )
     both = there & lost
     if both:
-        raise DataError(f"verdict: {'/'.join(map(str, min(both, key=str)))} stands as finished and as failed")
+        run = "{}/{}/{}/seed{}".format(*min(both, key=str))
+        raise DataError(f"verdict: {run} stands as finished and as failed")
+    return dict(Counter(cell[:3] for cell in cells(planned) - there - lost))
 
 
 @dataclass(frozen=True)
@@ -192,6 +189,10 @@ def _arm(
             rows = rows[rows["seed"].isin(keep)]
         if rows.empty:
             return f"no run of {run} on {map_name}"
+        begun, rows = rows, rows[rows["open"] == 0]
+        if rows.empty:
+            planned = len(begun) + begun.groupby("demos")["open"].first().sum()
+            return f"{len(begun)} of {planned} planned runs of {run} on {map_name} are finished"
         if rows["final"].isna().any():
             short = int(rows["last"].min())
             return f"{run} on {map_name} ends at {short:,} env steps"
@@ -389,12 +390,15 @@ def verdict(
     """Every claim judged, a row per contrast and one for a claim's contrasts together, then the theory's rows.
 
     `runs` as for `summarise`; `planned` and `failed` [CELL]; `theory` [test, statement, holds, ...]; `paper` maps
-    (claim id, map) to the published A - B. Deterministic. DataError if the runs have gaps or are damaged.
+    (claim id, map) to the published A - B. A condition is judged once each of its planned runs is finished or failed.
+    Deterministic. DataError if the runs are damaged.
     """
-    table = summarise(runs, claims)
+    table = summarise(runs, claims).assign(open=0)
     nothing = pd.DataFrame(columns=CELL)
     if planned is not None:
-        refuse_gaps(table, planned, nothing if failed is None else failed)
+        waiting = open_runs(table, planned, nothing if failed is None else failed)
+        conditions = table[CELL[:3]].itertuples(index=False, name=None)
+        table["open"] = [waiting.get(condition, 0) for condition in conditions]
     order = list(dict.fromkeys((table if planned is None else planned)["seed"]))
     paper = paper or {}
     rows = []

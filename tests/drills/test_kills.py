@@ -85,9 +85,11 @@ def test_kill_9_of_a_pack(pack_config: Config, tmp_path: Path, say: Say) -> None
     while killed < 60:
         runs += 1
         folder = tmp_path / f"run{runs}"
-        while (
-            code := killed_after(start_pack(pack_config, folder), moments.uniform(0.02, 1.0) * seconds)
-        ) != 0:
+        while True:
+            longest = 0.8 if moments.random() < 0.75 else 2.0  # a machine that others use may become slower
+            code = killed_after(start_pack(pack_config, folder), moments.uniform(0.02, longest) * seconds)
+            if code == 0:
+                break
             assert code == -signal.SIGKILL
             killed += 1
         assert made(pack_config, folder) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -11,15 +12,16 @@ import pytest
 
 from dm2core.analysis.claims import load_claims
 from dm2core.analysis.results_page import conditions_block, effort_block, replace_block, verdict_block
-from dm2core.analysis.run_table import read_runs
+from dm2core.analysis.run_table import planned_runs, read_runs
 from dm2core.config import load_config
-from dm2core.errors import DataError
+from dm2core.errors import EXIT_DATA, DataError
 from dm2core.verify import verify
-from workflow.scripts import judge
+from workflow.scripts import judge, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "results" / "reference"
 CAMPAIGN = REFERENCE / "campaign"
+(CONFIG,) = (CAMPAIGN / "config").glob("*.yaml")
 
 
 def block(page: str, name: str) -> str:
@@ -35,7 +37,9 @@ def test_the_pages_say_what_the_published_cells_give() -> None:
     assert "**" in verdict
     assert block("README.md", "verdict") == block("docs/results.md", "verdict") == verdict
     claims = load_claims(ROOT / "claims" / "campaign.yaml")
-    assert block("docs/results.md", "conditions") == conditions_block(read_runs(CAMPAIGN), claims)
+    assert block("docs/results.md", "conditions") == conditions_block(
+        read_runs(CAMPAIGN), claims, planned_runs(load_config(CONFIG))
+    )
     assert block("docs/results.md", "effort") == effort_block(CAMPAIGN)
 
 
@@ -43,13 +47,32 @@ def test_the_published_verdict_is_the_judgement_of_the_published_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    (config,) = (CAMPAIGN / "config").glob("*.yaml")
-    assert load_config(config) == load_config(ROOT / "config" / "config.yaml", {"scale": "campaign"})
-    parts = ["--config", str(config), "--claims", "claims/campaign.yaml", "--paper", "resources/paper_curves"]
+    assert load_config(CONFIG) == load_config(ROOT / "config" / "config.yaml", {"scale": "campaign"})
+    parts = ["--config", str(CONFIG), "--claims", "claims/campaign.yaml", "--paper", "resources/paper_curves"]
     theory = str(CAMPAIGN / "theory" / "theory.csv")
     assert judge.main([*parts, "--theory", theory, "--out", str(tmp_path)]) == 0
     again, published = (pd.read_csv(at / "verdict.csv") for at in (tmp_path, CAMPAIGN / "verdict"))
     pd.testing.assert_frame_equal(again, published, rtol=1e-9)
+
+
+def test_publishing_the_same_cells_again_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config", "claims", "results/reference"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copytree(REFERENCE / "figures", tmp_path / "figures")
+    for name in ("README.md", "docs/results.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    stale = tmp_path / "results/reference/campaign/config/0123456789ab.yaml"
+    stale.write_text(CONFIG.read_text().replace("eval_seed: 92814", "eval_seed: 92815"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != stale}
+    monkeypatch.chdir(tmp_path)
+    names = sorted({path.stem for path in (REFERENCE / "figures").iterdir()})
+    pages = ["--readme", "README.md", "--page", "docs/results.md"]
+    assert publish.main(["--scale", "campaign", "--figures", *names, *pages]) == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert publish.main(["--scale", "campaign", "--figures", "core_extra", *pages]) == EXIT_DATA
 
 
 def test_every_published_file_is_what_its_manifest_and_the_sums_say() -> None:

@@ -6,21 +6,19 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
 from dm2core.analysis.claims import file_sha256, load_claims
 from dm2core.analysis.export import marl_eval, write_tidy
-from dm2core.analysis.grid import all_cells
 from dm2core.analysis.html import to_html
 from dm2core.analysis.output import write_csv, write_text
 from dm2core.analysis.paper_numbers import paper_differences
-from dm2core.analysis.run_table import files_of_runs, read_runs
+from dm2core.analysis.run_table import CELL, files_of_runs, judged_runs, planned_runs, read_runs
 from dm2core.analysis.scores import ResultsError
 from dm2core.analysis.transfer_table import transfers
-from dm2core.analysis.verdict import CELL, verdict
+from dm2core.analysis.verdict import verdict
 from dm2core.analysis.verdict_page import GAME_REACH, REACH, page
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError, guarded
@@ -47,10 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         used = _inputs(args, results)
         job = Job("verdict", hash_file(args.config), used, seeds=config.seeds, scale=config.scale)
         transferred = transfers(args.transfer)
+        planned = planned_runs(config)
         runs = read_runs(results)
-        planned = pd.DataFrame([asdict(cell) for cell in all_cells(config)]).rename(
-            columns={"map_name": "map"}
-        )
+        runs, planned = runs[judged_runs(runs, planned)], planned[planned["judged"]]
         failed = _table(results / "failed.csv", CELL)
         theory = _table(args.theory, ["test", "statement", "holds"]) if args.theory else None
         judged = verdict(
@@ -74,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     counts = {
         "finished": len(finished),
         "failed": 0 if failed is None else len(failed),
-        "planned in conditions not begun": waiting - (0 if failed is None else len(failed)),
+        "planned and not finished": waiting - (0 if failed is None else len(failed)),
     }
     reach = GAME_REACH if config.env == "smac" else REACH
     text = page(judged, file_sha256(args.claims), counts, job.reasons, reach=reach, transfers=transferred)

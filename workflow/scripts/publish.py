@@ -1,0 +1,75 @@
+"""Finished campaign -> what is published: figures and their sums, what is left out, the computed blocks of pages."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dm2core.analysis.claims import load_claims
+from dm2core.analysis.results_page import conditions_block, effort_block, replace_block, verdict_block
+from dm2core.analysis.run_table import planned_runs, read_runs
+from dm2core.analysis.scores import ResultsError
+from dm2core.config import ConfigError, load_config
+from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
+from dm2core.manifest import hash_file
+from dm2core.verify import leave_out
+
+KINDS = ("csv", "pdf", "png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True, help="of config/scale, the campaign's")
+    parser.add_argument("--figures", nargs="+", required=True, help="names, drawn into figures/")
+    parser.add_argument("--readme", type=Path, required=True)
+    parser.add_argument("--page", type=Path, required=True)
+    args = parser.parse_args(argv)
+    try:
+        config = load_config(Path("config/config.yaml"), {"scale": args.scale})
+        results = Path(config.results)
+        _keep_figures(results.parent, args.figures)
+        verdict = verdict_block(pd.read_csv(results / "verdict" / "verdict.csv"))
+        runs, claims = read_runs(results), load_claims(Path(config.claims))
+        blocks = {
+            args.readme: {"verdict": verdict},
+            args.page: {
+                "verdict": verdict,
+                "conditions": conditions_block(runs, claims, planned_runs(config)),
+                "effort": effort_block(results),
+            },
+        }
+        for path, bodies in blocks.items():
+            text = path.read_text(encoding="utf-8")
+            for name, body in bodies.items():
+                text = replace_block(text, name, body)
+            path.write_text(text, encoding="utf-8")
+        for path in (results / "config").glob("*.yaml"):
+            if load_config(path) != config:  # an earlier stage's plan
+                path.unlink()
+        leave_out(results)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except (DataError, ResultsError, OSError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_DATA
+    return 0
+
+
+def _keep_figures(folder: Path, names: Sequence[str]) -> None:
+    """Copies of the figures and their SHA-256 beside the results."""
+    files = [Path("figures") / f"{name}.{kind}" for name in sorted(names) for kind in KINDS]
+    (folder / "figures").mkdir(exist_ok=True)
+    for path in files:
+        shutil.copyfile(path, folder / "figures" / path.name)
+    sums = "".join(f"{hash_file(path)}  {path.name}\n" for path in files)
+    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
