@@ -54,6 +54,9 @@ def standing(results: Path, name: str, *, kind: str = "cells", digest: str | Non
     why = _failure(results, kind, name, state_folder)
     if why:
         return Standing(name, "failed", folder, state_folder, why, report)
+    if (folder / "manifest.json").exists():
+        why = f"{folder / 'manifest.json'} is damaged; delete it and run snakemake"
+        return Standing(name, "failed", folder, state_folder, why, report)
     begun = (state_folder / "attempts.json").is_file() or bool(report)
     return Standing(name, "stopped" if begun else "waiting", folder, state_folder, report=report)
 

@@ -233,7 +233,10 @@ def _unlisted(roots: Iterable[Path], known: set[Path]) -> list[Path]:
 
 def report(roots: Iterable[Path]) -> bool:
     """Print the findings; whether all is well."""
+    roots = list(roots)
     found = verify(roots)
+    if not found.checked:
+        raise DataError(f"{', '.join(map(str, roots))}: no manifest there, so nothing was checked")
     for path, what in sorted(found.damaged.items()):
         print(f"damaged     {_short(path)}: {what}")
     for path, what in sorted(found.downstream.items()):

@@ -280,7 +280,7 @@ def test_judge_writes_every_file(tmp_path: Path) -> None:
 def test_page_shows_outcome_and_further_runs() -> None:
     table = verdict(campaign(0.15, n=3, sd=0.2), claim(), paper={("x", "3m"): 0.25})
     text = page(table, "abc", {"planned": 6, "finished": 6, "failed": 0})
-    assert "planned 6, finished 6, failed 0" in text and "`abc`" in text
+    assert "6 planned, 6 finished, 0 failed" in text and "`abc`" in text
     assert "**inconclusive**" in text and "+0.250" in text
     assert f"{table.iloc[0]['more']:.0f} runs" in text
     assert set(table["outcome"]) <= set(OUTCOMES)

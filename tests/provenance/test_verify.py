@@ -79,6 +79,13 @@ def test_clean_tree(tree: Path) -> None:
     assert main(["verify", str(tree)]) == 0
 
 
+def test_a_folder_without_a_manifest_is_not_called_fine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(tmp_path)]) == 65
+    assert capsys.readouterr().err == f"dm2: {tmp_path}: no manifest there, so nothing was checked\n"
+
+
 def test_every_one_byte_edit_is_named(tree: Path) -> None:
     rng = random.Random(1)
     files = sorted(path for path in tree.rglob("*") if path.is_file())

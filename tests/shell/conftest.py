@@ -62,6 +62,16 @@ def cells(config: Config, demo_sets: dict[str, Path]) -> dict[str, tuple[CellCon
     return {"ippo": (cell_config(config, map_name="3m", method="ippo", seed=7), None), "dm2": (dm2, folder)}
 
 
+@pytest.fixture(scope="session")
+def undisturbed(
+    cells: dict[str, tuple[CellConfig, Path | None]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Hashes of the IPPO cell's results when nothing disturbs it."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    train_cell(cells["ippo"][0], root / "out", root / "state", None)
+    return outputs(root / "out")
+
+
 def outputs(folder: Path) -> dict[str, str]:
     """Hashes of a finished cell's results."""
     return dict(json.loads((folder / "manifest.json").read_text())["outputs"])

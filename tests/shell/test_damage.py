@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from dm2core.demonstrations import load_demos
 from dm2core.demos import choose_checkpoint, make_demos
 from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
-from dm2core.errors import DataError, NumericError
+from dm2core.errors import DataError, NumericError, WriteError
 from dm2core.metrics import MetricLog
 from dm2core.train import train_cell
 from tests.shell.conftest import ROOT, outputs
@@ -91,14 +92,14 @@ def test_dying_at_any_write_leaves_the_same_bits(
 
 
 def test_a_full_disk_keeps_both_generations_and_the_rerun_the_bits(
-    cells: Cells, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    cells: Cells, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     cell, _ = cells["ippo"]
     stopped(cell, tmp_path)
     before = [(tmp_path / "state" / name).read_bytes() for name in NAMES]
     pid = os.fork()
     if pid == 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before[0]) // 2, resource.RLIM_INFINITY))
+        fill(len(before[0]) // 2)
         try:
             train_cell(cell, tmp_path / "out", tmp_path / "state", None)
         except Exception as error:
@@ -109,8 +110,50 @@ def test_a_full_disk_keeps_both_generations_and_the_rerun_the_bits(
     assert [(tmp_path / "state" / name).read_bytes() for name in NAMES] == before
     assert not list((tmp_path / "state").glob(".*.tmp"))
     train_cell(cell, tmp_path / "out", tmp_path / "state", None)
-    train_cell(cell, tmp_path / "clean", tmp_path / "state2", None)
-    assert outputs(tmp_path / "out") == outputs(tmp_path / "clean")
+    assert outputs(tmp_path / "out") == undisturbed
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "manifest.json"])
+def test_a_disk_that_is_full_from_a_moment_on(
+    file: str, cells: Cells, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    """In the middle of a row of the metrics log; when the results are there and their manifest is not."""
+    cell, _ = cells["ippo"]
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        append = MetricLog.append
+
+        def row(log: MetricLog, iteration: int, *rest: Any) -> None:
+            if iteration == 2:
+                fill(log.size + 10)
+            append(log, iteration, *rest)
+
+        if file == "metrics.jsonl":
+            MetricLog.append = row  # type: ignore[method-assign]
+        else:
+            train.reach = lambda point: fill(100) if point == "results-written" else None  # type: ignore[assignment]
+        try:
+            train_cell(cell, tmp_path / "out", tmp_path / "state", None)
+        except WriteError as error:
+            os.write(write, str(error).encode())
+            os._exit(error.exit_code)
+        os._exit(0)
+    os.close(write)
+    assert wait(pid) == 73
+    said = os.read(read, 1000).decode()
+    os.close(read)
+    assert re.fullmatch(
+        rf"{tmp_path}/\w+/{file}: cannot write \d+ bytes \(.*, \d+ bytes free\); make room.*", said
+    )
+    assert not list(tmp_path.rglob(".*.tmp")) and not (tmp_path / "out" / "manifest.json").exists()
+    train_cell(cell, tmp_path / "out", tmp_path / "state", None)
+    assert outputs(tmp_path / "out") == undisturbed
+
+
+def fill(size: int) -> None:
+    """No file of this process may become larger."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def test_no_bit_flip_and_no_truncation_of_a_checkpoint_loads(tmp_path: Path) -> None:

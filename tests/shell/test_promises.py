@@ -39,13 +39,6 @@ CRASHES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cells: Cells, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    root = tmp_path_factory.mktemp("undisturbed")
-    train_cell(cells["ippo"][0], root / "out", root / "state", None)
-    return outputs(root / "out")
-
-
 @pytest.mark.parametrize("crash", CRASHES)
 def test_death_at_a_named_point_leaves_the_same_bits(
     crash: str, cells: Cells, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -238,10 +231,11 @@ def test_headers_that_lie_are_refused(
     assert not Path("canary").exists()
 
 
+@pytest.mark.parametrize("home", ["none", "read-only"])
 def test_odd_surroundings_change_no_bit(
-    cells: Cells, config: Config, undisturbed: dict[str, str], tmp_path: Path
+    home: str, config: Config, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    """A path with spaces and umlauts, no HOME, the C locale without UTF-8, umask 077, no network."""
+    """A path with spaces and umlauts, the C locale without UTF-8, umask 077, no network; a HOME that takes nothing."""
     folder = tmp_path / "ein Ördner mit 空白"
     folder.mkdir()
     (folder / "c.yaml").write_text(dump_config(config))
@@ -259,8 +253,16 @@ def test_odd_surroundings_change_no_bit(
         "--method",
         "ippo",
     ]
-    if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0:
-        command = ["unshare", "-rn", *command]
+    namespaces = subprocess.run(["unshare", "-rmn", "true"], capture_output=True, check=False).returncode == 0
+    if home == "read-only":
+        (tmp_path / "home").mkdir(mode=0o555)
+        env["HOME"] = str(tmp_path / "home")
+        locked = (
+            'mount -t tmpfs -o ro tmpfs "$HOME" && ' if namespaces else ""
+        )  # root may write anywhere else
+        command = ["sh", "-c", f'{locked}! touch "$HOME/x" 2>/dev/null && exec "$@"', "sh", *command]
+    if namespaces:
+        command = ["unshare", "-rmn", *command]
     done = subprocess.run(
         [*command, "--seed", "7", "--out", "aus gabe"],
         cwd=folder, env=env, umask=0o077, capture_output=True, check=False,

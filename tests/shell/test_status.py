@@ -19,6 +19,7 @@ from dm2core.status import Status, line
 
 ROOT = Path(__file__).parents[2]
 IPPO = "3m/ippo/none/seed112358"
+SPOILT = "3m/ippo/none/seed1285842"
 
 
 def report(results: Path, name: str, env_steps: int, kind: str = "cells") -> Path:
@@ -99,15 +100,19 @@ def test_the_grid_shows_every_planned_cell_and_its_state(
     old = tmp_path / "cells" / IPPO
     old.mkdir(parents=True)
     (old / "manifest.json").write_text(json.dumps({"digest": "of another configuration"}))
+    spoilt = tmp_path / "cells" / SPOILT / "manifest.json"
+    spoilt.parent.mkdir(parents=True)
+    spoilt.write_text('{"digest"')
     states = {cell.path: s.state for cell, s in Status(config, ["demo_ablation"]).cells.items()}
     assert len(states) == 10
-    assert states.pop(failed) == "failed" and states.pop(IPPO) == "outdated"
+    assert states.pop(failed) == states.pop(SPOILT) == "failed" and states.pop(IPPO) == "outdated"
     assert states.pop("3m/dm2/ippo-q50_indep-concurrent/seed1285842") == "running"
     assert set(states.values()) == {"waiting"}
     options = ["--config", str(ROOT / "config" / "config.yaml"), "--set", "scale=smoke"]
     assert main(["status", *options, "--set", f"results={tmp_path}"]) == 0
     page = capsys.readouterr().out
-    assert "cells 0 of 10, 1 running, 1 failed, 1 outdated, 7 waiting" in page
+    assert "cells 0 of 10, 1 running, 2 failed, 1 outdated, 6 waiting" in page
+    assert f"failed: {SPOILT}: {spoilt} is damaged; delete it" in " ".join(page.split())
     assert f"failed: {failed}: iteration 3: actor loss of agent 1 is nan" in page
     assert "running 40 %" in page and "at this speed" in page
     assert main(["status", *options, "--set", f"results={tmp_path}", "--json"]) == 0
