@@ -176,7 +176,10 @@ def test_a_cell_that_never_gets_anywhere_stops(
 
 FULL_DISK = """
 import hashlib, json, os, subprocess, sys
+from contextlib import suppress
 from pathlib import Path
+from dm2core import train
+from dm2core.metrics import MetricLog
 from dm2core.config import cell_config, load_config
 from dm2core.demos import make_demos
 from dm2core.errors import WriteError
@@ -200,6 +203,24 @@ for free in [int(word) for word in sys.argv[4:]]:
             where.add(Path(str(error).split(":")[0]).name)
     filler.unlink()
     assert not list(folder.glob("*/.*.tmp"))
+append, reach = MetricLog.append, train.reach
+def full(action, *args):
+    with open(folder / "filler", "ab", buffering=0) as filler:
+        with suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+    action(*args)
+for MetricLog.append, train.reach in (
+    (lambda *args: full(append, *args), reach),
+    (append, lambda point: full(reach, point) if point == "results-written" else reach(point)),
+):
+    try:
+        train_cell(cell, folder / "out", folder / "state", None)
+    except WriteError as error:
+        lines.append(str(error))
+        where.add(Path(str(error).split(":")[0]).name)
+    (folder / "filler").unlink()
+MetricLog.append, train.reach = append, reach
 train_cell(cell, folder / "out", folder / "state", None)
 make_demos(config, "3m", "ippo-q50_joint-concurrent", [expert], folder / "set")
 cell = json.loads((folder / "out/manifest.json").read_text())["outputs"]
@@ -237,6 +258,7 @@ def test_a_full_disk(
     expected = json.loads((demo_sets["ippo-q50_joint-concurrent"] / "card.json").read_text())["sha256"]
     assert found["set"] == expected
     assert found["refused"] >= 10
+    assert {"checkpoint", "metrics.jsonl", "manifest.json", "demos.npz"} <= set(found["where"])
     say(
         f"{found['refused']} refusals (73) at {', '.join(found['where'])}; no temporary file; same bits after"
     )
