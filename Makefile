@@ -103,7 +103,8 @@ publish: setup
 
 mlflow: setup
 	$(BIN)/dm2 track $(if $(SCALE),--set scale=$(SCALE))
-	echo "open http://127.0.0.1:$(or $(PORT),5000)/#/experiments?workflowType=machine_learning (docs/mlflow.md); Ctrl-C ends it"
+	echo "the first experiment's charts: http://127.0.0.1:$(or $(PORT),5000)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"
+	echo "the others: choose Model training at the top left (docs/mlflow.md); Ctrl-C ends the server"
 	MLFLOW_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 $(BIN)/mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) \
 	  --backend-store-uri "sqlite:///$$($(BIN)/dm2 config $(if $(SCALE),--set scale=$(SCALE)) | sed -n 's/^results: //p')/mlflow/mlflow.db"
 
