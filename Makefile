@@ -77,7 +77,7 @@ report: setup
 	$$snakemake report_parts $$config --report "$$page" && echo "$$page"
 
 # The campaign, in the order of its stages, and which of its figures are whole.
-STAGES := demo_ablation core gail_only bc_pretrain demo_quality
+STAGES := demo_ablation core gail_only bc_pretrain demo_quality tuning
 PUBLISHED := demo_ablation
 REFERENCE := results/reference/campaign
 DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(PUBLISHED:%=figures/%.*) && $(BIN)/snakemake \

@@ -35,6 +35,7 @@ FIGURES = (
     "qmix_arch",
     "state_action",
     "switchboard",
+    "tuning",
 )
 Env = Literal["embedded", "smac"]
 Compute = Literal["fused", "torch"]  # compiled kernels, or torch
@@ -138,10 +139,16 @@ class Panel(Strict):
 
     map: str
     curves: Annotated[dict[str, str], Field(min_length=1)]
+    # None: the map's. Others are for choosing between settings: such runs are drawn, and no claim is judged by them.
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
 
 
-# Settings of a map that a method's name can change, besides switches: dm2+imitation_coef=0.
-MAP_CHANGES = ("imitation_coef", "episodes_per_update")
+class Changed(Strict):
+    """What a method's name can change, one setting at a time: dm2+absorbing_padding=false, ippo+lr=0.001."""
+
+    switches: Switches
+    ppo: PPO
+    map_params: MapParams
 
 
 class Packs(Strict):
@@ -237,6 +244,12 @@ class Config(Strict):
             for panel in panels:
                 for run in panel.curves:
                     self._check_run(f"figures.{figure}", panel.map, run)
+                both = set(panel.seeds or []) & {*self.seeds, *self.expert_seeds}
+                if both:
+                    raise ConfigError(
+                        f"figures.{figure}: {panel.map}: seed {min(both)} is also in seeds or expert_seeds; "
+                        "a panel's own seeds are for runs that are not judged"
+                    )
         self.resolved_compute()
         if self.env == "smac" and self.packs.cells:
             raise ConfigError(
@@ -255,8 +268,7 @@ class Config(Strict):
             if map_name not in known_maps():
                 raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
             _check_method(method, demos)
-            self.changed(method)
-            self.map_params(map_name)
+            self.changed(method, map_name)
             if demos != "none" and not parse_demos_id(demos).joint:
                 needed = load_scenario(map_name).n_agents
                 if len(self.expert_seeds) < needed:
@@ -269,17 +281,25 @@ class Config(Strict):
         except ConfigError as error:
             raise ConfigError(f"{where}: {run}: {error}") from None
 
-    def changed(self, method: str) -> tuple[Switches, dict[str, float]]:
-        """Switches, and settings of the map, under the single changes of a method's name."""
-        changes = {key: parse_yaml(text) for key, text in split_method(method)[1].items()}
-        params = {key: changes.pop(key) for key in MAP_CHANGES if key in changes}
-        for key, value in params.items():
-            kind = int if key == "episodes_per_update" else int | float
-            if isinstance(value, bool) or not isinstance(value, kind) or value < (kind is int):
-                what = "an integer >= 1" if kind is int else "a number >= 0"
-                raise ConfigError(f"method: {method}: {key} must be {what}")
-        merged = self.resolved_switches().model_dump() | changes
-        return validated(Switches, merged, f"method: {method}"), params
+    def changed(self, method: str, map_name: str) -> Changed:
+        """Switches and settings on a map, under the single changes of a method's name."""
+        base, texts = split_method(method)
+        there: dict[str, dict[str, Any]] = {
+            "switches": self.resolved_switches().model_dump(),
+            "ppo": self.ppo.model_dump(),
+            "map_params": self.map_params(map_name).model_dump(),
+        }
+        if METHODS[base].reward != "mixed":
+            there["map_params"]["imitation_coef"] = 0.0
+        for name, text in texts.items():
+            part = next((part for part in there if name in there[part]), None)
+            if part is None:
+                known = [key for settings in there.values() for key in settings]
+                raise ConfigError(f"method: {method}: {unknown('setting', name, known)}")
+            if part in _UNREAD[METHODS[base].family]:
+                raise ConfigError(f"method: {method}: {base} does not read {name}")
+            there[part][name] = parse_yaml(text)
+        return validated(Changed, there, f"method: {method}")
 
     def budget_on(self, map_name: str) -> Budget:
         """The budget of one map's cells."""
@@ -408,12 +428,9 @@ def cell_config(
         raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
     base = _check_method(method, demos)
     kind = METHODS[base]
-    switches, changes = config.changed(method)
+    changed = config.changed(method, map_name)
     budget = config.budget_on(map_name)
-    params = config.map_params(map_name).model_dump()
-    if kind.reward != "mixed":
-        params["imitation_coef"] = 0.0
-    params |= changes
+    params = changed.map_params.model_dump()
     fields = {
         "map_name": map_name,
         "map_sha256": user_map_sha256(map_name),
@@ -429,8 +446,8 @@ def cell_config(
         "keep_checkpoints": expert,
         "dtype": config.dtype,
         "compute": "pack" if packed else config.resolved_compute(),
-        "switches": switches.model_dump(),
-        "ppo": config.ppo.model_dump(),
+        "switches": changed.switches.model_dump(),
+        "ppo": changed.ppo.model_dump(),
         "map_params": params,
         "discriminator": config.discriminator.model_dump() if kind.imitates else None,
         "cloning": config.cloning.model_dump() if kind.cloned else None,

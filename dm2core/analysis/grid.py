@@ -54,9 +54,13 @@ def cells(config: Config) -> list[Cell]:
 
 def panel_cells(config: Config, panel: Panel) -> list[Cell]:
     """Every cell of one panel: each curve with each seed."""
-    return [
-        Cell(panel.map, *split_run(run), seed) for run in panel.curves for seed in config.seeds_on(panel.map)
-    ]
+    return [cell for run in panel.curves for cell in curve_cells(config, panel, run)]
+
+
+def curve_cells(config: Config, panel: Panel, run: str) -> list[Cell]:
+    """One curve's cells: with each seed of the panel or, if it has none, of its map."""
+    seeds = panel.seeds or config.seeds_on(panel.map)
+    return [Cell(panel.map, *split_run(run), seed) for seed in seeds]
 
 
 def figure_cells(config: Config, figure: str) -> list[Cell]:
@@ -73,6 +77,12 @@ def figure_cells(config: Config, figure: str) -> list[Cell]:
 def figure_names(config: Config) -> list[str]:
     """The figures that the configuration gives cells to."""
     return ["demo_ablation", *(name for name, panels in config.figures.items() if panels)]
+
+
+def unjudged_cells(config: Config) -> list[Cell]:
+    """Cells of panels with seeds of their own, which choose between settings."""
+    panels = [panel for panels in config.figures.values() for panel in panels if panel.seeds]
+    return _unique(cell for panel in panels for cell in panel_cells(config, panel))
 
 
 def all_cells(config: Config) -> list[Cell]:
@@ -98,14 +108,15 @@ def packed(config: Config, method: str) -> bool:
 
 
 def packs(config: Config) -> list[list[Cell]]:
-    """Cells that are trained together: of one figure, map and set of switches, at most `packs.cells`."""
+    """Cells trained together, at most `packs.cells`: of one figure, map and settings but for the coefficient."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     seen: set[Cell] = set()
     for figure in figure_names(config):
         for cell in figure_cells(config, figure):
             if cell not in seen and packed(config, cell.method):
-                switches = config.changed(cell.method)[0].model_dump_json()
-                groups.setdefault((figure, cell.map_name, switches), []).append(cell)
+                changed = config.changed(cell.method, cell.map_name)
+                settings = changed.model_dump_json(exclude={"map_params": {"imitation_coef"}})
+                groups.setdefault((figure, cell.map_name, settings), []).append(cell)
             seen.add(cell)
     size = config.packs.cells
     return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dm2core.analysis.claims import Claims
+from dm2core.analysis.run_table import judged_runs
 from dm2core.analysis.verdict import summarise
 from dm2core.errors import DataError
 from dm2core.manifest import CellManifest, read_manifest
@@ -40,18 +41,20 @@ def verdict_block(judged: pd.DataFrame) -> str:
 def conditions_block(runs: pd.DataFrame, claims: Claims, planned: pd.DataFrame) -> str:
     """Every condition that was run: area under the curve, end, and env steps to one half, each with its spread."""
     rows = []
-    wanted = planned.groupby(["map", "method", "demos"]).size()
-    for (map_name, method, demos), group in summarise(runs, claims).groupby(
-        ["map", "method", "demos"], sort=True
+    wanted = planned.groupby(["map", "method", "demos", "judged"]).size()
+    runs = runs.assign(judged=judged_runs(runs, planned))
+    numbers = [summarise(part, claims).assign(judged=judged) for judged, part in runs.groupby("judged")]
+    for (map_name, method, demos, judged), group in pd.concat(numbers).groupby(
+        ["map", "method", "demos", "judged"], sort=True
     ):
         reached = group["steps_to_0.5"].dropna()
         against = runs[(runs["method"] == method) & (runs["demos"] == demos) & (runs["map"] == map_name)]
         level = against["demonstrator_win_rate"].iloc[0]
-        expected = wanted.get((map_name, method, demos), 0)
+        expected = wanted.get((map_name, method, demos, judged), 0)
         rows.append(
             [
                 str(map_name),
-                str(method),
+                f"{method}{'' if judged else ' (tuning)'}",
                 "" if demos == "none" else str(demos),
                 f"{level:.2f}" if math.isfinite(level) else "",
                 f"{len(group)}{f' of {expected}' if len(group) < expected else ''}",

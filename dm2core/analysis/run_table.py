@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import astuple
 from pathlib import Path
 
 import pandas as pd
 
-from dm2core.analysis.grid import all_cells
+from dm2core.analysis.grid import all_cells, unjudged_cells
 from dm2core.analysis.scores import card_win_rates, read_json, read_metrics
 from dm2core.config import Config
 from dm2core.errors import DataError
 
 COLUMNS = ["map", "method", "demos", "team", "seed", "env_steps", "win_rate"]
+CELL = ["map", "method", "demos", "seed"]
 
 
 def planned_runs(config: Config) -> pd.DataFrame:
-    """Every cell of every figure [map, method, demos, seed]."""
-    return pd.DataFrame([asdict(cell) for cell in all_cells(config)]).rename(columns={"map_name": "map"})
+    """Every cell of every figure [CELL, judged]; runs that only choose between settings are not judged."""
+    apart = set(unjudged_cells(config))
+    rows = [(*astuple(cell), cell not in apart) for cell in all_cells(config)]
+    return pd.DataFrame(rows, columns=[*CELL, "judged"])
+
+
+def judged_runs(runs: pd.DataFrame, planned: pd.DataFrame) -> pd.Series:
+    """Which rows of `read_runs` are of runs that claims are judged by: all but those that are planned otherwise."""
+    apart = set(planned.loc[~planned["judged"], CELL].itertuples(index=False, name=None))
+    return pd.Series([row not in apart for row in runs[CELL].itertuples(index=False, name=None)], runs.index)
 
 
 def read_runs(results: Path) -> pd.DataFrame:

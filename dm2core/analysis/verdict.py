@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dm2core.analysis.claims import Claim, Claims, Contrast, Level
+from dm2core.analysis.run_table import CELL
 from dm2core.analysis.stats import aggregates
 from dm2core.analysis.stats.bootstrap import resample
 from dm2core.analysis.stats.curve import area, early, final, steps_to
@@ -24,7 +25,6 @@ from dm2core.rng import stream
 
 OUTCOMES = ("replicated", "direction only", "not replicated", "reversed", "inconclusive", "not tested")
 KEYS = ["map", "method", "demos", "team", "seed"]
-CELL = ["map", "method", "demos", "seed"]
 PAPER_RUNS = 5  # seeds of a published curve; the robustness row judges the first as many again
 SIGNIFICANT = 0.05
 

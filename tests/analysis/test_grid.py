@@ -8,6 +8,7 @@ import pytest
 
 from dm2core.analysis import grid
 from dm2core.analysis.claims import load_claims
+from dm2core.analysis.run_table import judged_runs, planned_runs
 from dm2core.config import Config, ConfigError, cell_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +80,24 @@ def test_filters_combine() -> None:
     assert len(chosen) == 4
 
 
+def test_a_panel_with_seeds_of_its_own_has_its_own_runs() -> None:
+    panels = {"tuning": [{"map": "3m", "curves": {"ippo+lr=0.001+clip_eps=0.1": ""}, "seeds": [11, 12]}]}
+    made = load_config(ROOT / "config/config.yaml", {"scale": "smoke", "figures": panels})
+    (first, second) = grid.unjudged_cells(made)
+    assert (first.seed, second.seed) == (11, 12)
+    cell = cell_config(made, map_name="3m", method=first.method, seed=11)
+    assert (cell.ppo.lr, cell.map_params.clip_eps) == (0.001, 0.1)
+    planned = planned_runs(made)
+    runs = planned.drop(columns="judged")
+    apart = runs[~judged_runs(runs, planned)]
+    assert apart["seed"].tolist() == [11, 12] and len(runs) > len(apart)
+    ours = cell_config(made, map_name="3m", method="ippo", seed=11)
+    assert ours.digest() != cell.digest()
+    with pytest.raises(ConfigError, match=r"figures.tuning: 3m: seed 112358 is also in seeds"):
+        panels["tuning"][0]["seeds"] = [112358]
+        load_config(ROOT / "config/config.yaml", {"scale": "smoke", "figures": panels})
+
+
 def test_packs_hold_cells_of_one_map_and_one_set_of_switches() -> None:
     made = config(packs={"cells": 4, "device": "cpu", "threads": 1})
     groups = grid.packs(made)
@@ -86,7 +105,7 @@ def test_packs_hold_cells_of_one_map_and_one_set_of_switches() -> None:
     assert len({cell for group in groups for cell in group}) == sum(map(len, groups))
     for group in groups:
         assert len({cell.map_name for cell in group}) == 1
-        assert len({made.changed(cell.method)[0] for cell in group}) == 1
+        assert len({made.changed(cell.method, cell.map_name).switches for cell in group}) == 1
     everyone = grid.all_cells(made)
     assert {cell for group in groups for cell in group} == {
         cell for cell in everyone if grid.packed(made, cell.method)

@@ -12,8 +12,8 @@ import pytest
 
 from dm2core.analysis.claims import Claims, load_claims
 from dm2core.analysis.export import marl_eval, write_tidy
-from dm2core.analysis.run_table import read_runs
-from dm2core.analysis.verdict import CELL, OUTCOMES, outcome, summarise, verdict
+from dm2core.analysis.run_table import CELL, read_runs
+from dm2core.analysis.verdict import OUTCOMES, outcome, summarise, verdict
 from dm2core.analysis.verdict_page import page
 from dm2core.errors import DataError
 from dm2core.rng import stream

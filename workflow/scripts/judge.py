@@ -14,10 +14,10 @@ from dm2core.analysis.claims import file_sha256, load_claims
 from dm2core.analysis.export import marl_eval, write_tidy
 from dm2core.analysis.html import to_html
 from dm2core.analysis.paper_numbers import paper_differences
-from dm2core.analysis.run_table import files_of_runs, planned_runs, read_runs
+from dm2core.analysis.run_table import CELL, files_of_runs, judged_runs, planned_runs, read_runs
 from dm2core.analysis.scores import ResultsError
 from dm2core.analysis.transfer_table import transfers
-from dm2core.analysis.verdict import CELL, verdict
+from dm2core.analysis.verdict import verdict
 from dm2core.analysis.verdict_page import GAME_REACH, REACH, page
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         used = _inputs(args, results)
         job = Job("verdict", hash_file(args.config), used, seeds=config.seeds, scale=config.scale)
         transferred = transfers(args.transfer)
-        runs = read_runs(results)
         planned = planned_runs(config)
+        runs = read_runs(results)
+        runs, planned = runs[judged_runs(runs, planned)], planned[planned["judged"]]
         failed = _table(results / "failed.csv", CELL)
         theory = _table(args.theory, ["test", "statement", "holds"]) if args.theory else None
         judged = verdict(
