@@ -23,7 +23,7 @@ from dm2core.analysis.figures import (
     finish_axes,
     save,
 )
-from dm2core.analysis.grid import Cell
+from dm2core.analysis.grid import curve_cells
 from dm2core.analysis.output import write_csv
 from dm2core.analysis.scores import card_win_rates, load_cell, read_json
 from dm2core.config import Config
@@ -78,9 +78,8 @@ def collect_figure(config: Config, figure: str) -> pd.DataFrame:
     parts = []
     for panel in config.figures[figure]:
         for run in panel.curves:
-            for seed in config.seeds_on(panel.map):
-                cell = Cell(panel.map, *split_run(run), seed)
-                parts.append(load_cell(config, cell).assign(condition=run))
+            cells = curve_cells(config, panel, run)
+            parts += [load_cell(config, cell).assign(condition=run) for cell in cells]
     columns = ["map", "condition", "method", "demos", "seed", "env_steps", "win_rate"]
     return pd.concat(parts, ignore_index=True)[columns].drop_duplicates()
 

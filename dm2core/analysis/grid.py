@@ -54,8 +54,13 @@ def cells(config: Config) -> list[Cell]:
 
 def panel_cells(config: Config, panel: Panel) -> list[Cell]:
     """Every cell of one panel: each curve with each seed."""
+    return [cell for run in panel.curves for cell in curve_cells(config, panel, run)]
+
+
+def curve_cells(config: Config, panel: Panel, run: str) -> list[Cell]:
+    """One curve's cells: with each seed of the panel or, if it has none, of its map."""
     seeds = panel.seeds or config.seeds_on(panel.map)
-    return [Cell(panel.map, *split_run(run), seed) for run in panel.curves for seed in seeds]
+    return [Cell(panel.map, *split_run(run), seed) for seed in seeds]
 
 
 def figure_cells(config: Config, figure: str) -> list[Cell]:
