@@ -107,6 +107,29 @@ def authors(args: argparse.Namespace) -> Rows:
     return [(key, found[key], meaning) for key, meaning in meanings.items()]
 
 
+def jaxmarl(args: argparse.Namespace) -> Rows:
+    """IPPO with JaxMARL's own settings beside JaxMARL's; nothing without a checkout of it."""
+    from benchmarks import peers
+    from benchmarks.sim import per_cpu_second
+
+    if args.jaxmarl is None or not peers.PYTHON.exists():
+        print(
+            "jaxmarl: not measured; give a checkout of FLAIROx/JaxMARL with --jaxmarl, after `make bench-peers`"
+        )
+        return []
+    found = peers.compare_ippo(MAP, args.jaxmarl)
+    (args.out.parent / "jaxmarl.json").write_text(json.dumps(found, indent=2) + "\n")
+    return [
+        ("jaxmarl_ippo_env_steps_per_s", per_cpu_second(found["peer"]), "JaxMARL's recurrent IPPO on SMAX"),
+        (
+            "shared_ippo_env_steps_per_s",
+            per_cpu_second(found["sim"]),
+            "ours with its settings, our simulator",
+        ),
+        ("ippo_vs_jaxmarl", peers.ratio(found), "times per CPU second; the simulators differ"),
+    ]
+
+
 def pack(args: argparse.Namespace) -> Rows:
     """Packs of cells; on a GPU only (elsewhere two small packs show that it runs)."""
     from benchmarks.pack import pack_rows
@@ -133,6 +156,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "cells": cells,
     "cost": cost,
     "authors": authors,
+    "jaxmarl": jaxmarl,
     "pack": pack,
 }
 
@@ -148,6 +172,9 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--smaclite", type=Path, help="a checkout of uoe-agents/smaclite, to be measured too")
     parser.add_argument("--authors", type=Path, help="a checkout of carolinewang01/dm2, to be measured too")
+    parser.add_argument(
+        "--jaxmarl", type=Path, help="a checkout of FLAIROx/JaxMARL, its IPPO to be measured too"
+    )
     args = parser.parse_args()
     chosen = args.only.split(",")
     if unknown := [part for part in chosen if part not in PARTS]:
@@ -156,6 +183,8 @@ def main() -> None:
         parser.error(f"--smaclite: {args.smaclite} is not a checkout of smaclite")
     if args.authors and not (args.authors / "src" / "learners").is_dir():
         parser.error(f"--authors: {args.authors} is not a checkout of carolinewang01/dm2")
+    if args.jaxmarl and not (args.jaxmarl / "baselines" / "IPPO").is_dir():
+        parser.error(f"--jaxmarl: {args.jaxmarl} is not a checkout of JaxMARL")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     rows = [row for part in chosen for row in PARTS[part](args)]
     args.out.write_text(json.dumps({key: value for key, value, _ in rows}, indent=2) + "\n")

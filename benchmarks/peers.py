@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
+
+import torch
 
 from benchmarks.sim import Player, per_cpu_second
 
@@ -49,9 +53,15 @@ class Peer:
         self._process.communicate()  # closes its input, which ends it
 
 
-def take_turns(peer: Peer, map_name: str, battles: int, peer_battles: int) -> dict[str, list[Took]]:
+class Ours(Protocol):
+    """What takes turns with a peer."""
+
+    def measure(self) -> Took: ...
+
+
+def take_turns(peer: Peer, player: Ours, peer_battles: int) -> dict[str, list[Took]]:
     """Repetitions of us and of the peer, by turns; the peer's compilation is done before the first one."""
-    player, out = Player(map_name, battles), {"sim": [], "peer": []}
+    out: dict[str, list[Took]] = {"sim": [], "peer": []}
     peer.measure(peer_battles)
     for _ in range(REPETITIONS):
         out["sim"].append(player.measure())
@@ -61,17 +71,33 @@ def take_turns(peer: Peer, map_name: str, battles: int, peer_battles: int) -> di
 
 def compare(map_name: str, sizes: Sequence[int], smaclite: Path | None) -> dict[str, dict[str, list[Took]]]:
     """`smax_<battles>` for each size, and `smaclite` if a checkout is given: all repetitions."""
+    out = {}
+    with one_core():
+        with Peer("smax.py", map_name) as peer:
+            for battles in sizes:
+                out[f"smax_{battles}"] = take_turns(peer, Player(map_name, battles), battles)
+        if smaclite is not None:
+            with Peer("smaclite_peer.py", map_name, str(smaclite.resolve())) as peer:
+                out["smaclite"] = take_turns(peer, Player(map_name, sizes[0]), 1)
+    return out
+
+
+def compare_ippo(map_name: str, jaxmarl: Path) -> dict[str, list[Took]]:
+    """JaxMARL's recurrent IPPO from a checkout, and ours with its settings (shared_ippo.py): all repetitions."""
+    from benchmarks import shared_ippo
+
+    torch.set_num_threads(1)
+    with one_core(), Peer("jaxmarl_child.py", map_name, str(jaxmarl.resolve())) as peer:
+        return take_turns(peer, shared_ippo.Player(map_name, jaxmarl), 0)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """This process and those it starts are tied to one core."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     try:
-        out = {}
-        with Peer("smax.py", map_name) as peer:
-            for battles in sizes:
-                out[f"smax_{battles}"] = take_turns(peer, map_name, battles, battles)
-        if smaclite is not None:
-            with Peer("smaclite_peer.py", map_name, str(smaclite.resolve())) as peer:
-                out["smaclite"] = take_turns(peer, map_name, sizes[0], 1)
-        return out
+        yield
     finally:
         os.sched_setaffinity(0, cores)
 
