@@ -144,11 +144,12 @@ class Panel(Strict):
 
 
 class Changed(Strict):
-    """What a method's name can change, one setting at a time: dm2+absorbing_padding=false, ippo+lr=0.001."""
+    """What a method's name can change, one setting at a time: dm2+absorbing_padding=false, bc_ippo+cloning.epochs=9."""
 
     switches: Switches
     ppo: PPO
     map_params: MapParams
+    cloning: Cloning
 
 
 class Packs(Strict):
@@ -288,17 +289,23 @@ class Config(Strict):
             "switches": self.resolved_switches().model_dump(),
             "ppo": self.ppo.model_dump(),
             "map_params": self.map_params(map_name).model_dump(),
+            "cloning": self.cloning.model_dump(),
         }
         if METHODS[base].reward != "mixed":
             there["map_params"]["imitation_coef"] = 0.0
+        known = {
+            f"{part}.{key}" if part == "cloning" else key: (part, key)  # ppo has an lr, too
+            for part, settings in there.items()
+            for key in settings
+        }
         for name, text in texts.items():
-            part = next((part for part in there if name in there[part]), None)
-            if part is None:
-                known = [key for settings in there.values() for key in settings]
-                raise ConfigError(f"method: {method}: {unknown('setting', name, known)}")
-            if part in _UNREAD[METHODS[base].family]:
+            if name not in known:
+                raise ConfigError(f"method: {method}: {unknown('setting', name, list(known))}")
+            part, key = known[name]
+            read = METHODS[base].cloned if part == "cloning" else part not in _UNREAD[METHODS[base].family]
+            if not read:
                 raise ConfigError(f"method: {method}: {base} does not read {name}")
-            there[part][name] = parse_yaml(text)
+            there[part][key] = parse_yaml(text)
         return validated(Changed, there, f"method: {method}")
 
     def budget_on(self, map_name: str) -> Budget:
@@ -450,7 +457,7 @@ def cell_config(
         "ppo": changed.ppo.model_dump(),
         "map_params": params,
         "discriminator": config.discriminator.model_dump() if kind.imitates else None,
-        "cloning": config.cloning.model_dump() if kind.cloned else None,
+        "cloning": changed.cloning.model_dump() if kind.cloned else None,
         "qmix": config.qmix.model_dump() if kind.family == "qmix" else None,
         "rmappo": _rmappo(config.rmappo, map_name, params) if kind.family == "rmappo" else None,
         "own_episodes": config.own_episodes if kind.learns_from == "self" else None,

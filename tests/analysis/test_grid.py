@@ -98,6 +98,17 @@ def test_a_panel_with_seeds_of_its_own_has_its_own_runs() -> None:
         load_config(ROOT / "config/config.yaml", {"scale": "smoke", "figures": panels})
 
 
+def test_a_name_can_change_how_long_a_method_clones() -> None:
+    cell = cell_config(
+        config(), map_name="3m", method="bc_ippo+cloning.epochs=3", seed=4, demos="ippo-q50_joint-concurrent"
+    )
+    assert cell.cloning is not None and cell.cloning.epochs == 3
+    with pytest.raises(
+        ConfigError, match=r"method: ippo\+cloning.epochs=3: ippo does not read cloning.epochs"
+    ):
+        config().changed("ippo+cloning.epochs=3", "3m")
+
+
 def test_packs_hold_cells_of_one_map_and_one_set_of_switches() -> None:
     made = config(packs={"cells": 4, "device": "cpu", "threads": 1})
     groups = grid.packs(made)
