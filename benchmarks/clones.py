@@ -2,8 +2,8 @@
 
     python -m benchmarks.clones --demos results/reference/campaign/demos/5m_vs_6m/ippo-q30_joint-concurrent
 
-The paper does not say how long it cloned (docs/deviations.md); the demonstrators' own win rate, on their card, is what a
-perfect clone would reach. Battles are those of the campaign's evaluations.
+The paper does not say how long it cloned (docs/deviations.md); a perfect clone would win as often as its demonstrators,
+whose win rate is on their card. Battles are those of the campaign's evaluations.
 """
 
 from __future__ import annotations
