@@ -78,7 +78,7 @@ SET = re.sub(r"\?P<\w+>", "?:", DEMOS_ID)  # Snakemake names the groups of a pat
 
 wildcard_constraints:
     map=r"[0-9a-zA-Z_]+",
-    method=r"[a-z0-9_]+(\+[a-z0-9_]+=[a-z0-9_.]+)*",
+    method=r"[a-z0-9_]+(\+[a-z0-9_.]+=[a-z0-9_.]+)*",
     demos=rf"none|{SET}",
     demos_id=SET,
     figure="|".join(FIGURES),
