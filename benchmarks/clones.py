@@ -2,7 +2,7 @@
 
     python -m benchmarks.clones --demos results/reference/campaign/demos/5m_vs_6m/ippo-q30_joint-concurrent
 
-The paper does not say how long it cloned (docs/deviations.md); a perfect clone would win as often as its demonstrators,
+The paper does not say how long it cloned; a perfect clone would win as often as its demonstrators,
 whose win rate is on their card. Battles are those of the campaign's evaluations.
 """
 
