@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,8 +127,10 @@ def verify(roots: Iterable[Path]) -> Findings:
     return found
 
 
-def leave_out(results: Path) -> int:
+def leave_out(results: Path, apart: Collection[Path] = ()) -> int:
     """Write down that whatever is missing below a results folder now is so on purpose; how many files that are.
+
+    `apart`: resolved paths of files that are there and will be missing where others read the folder.
 
     For a copy without its large files, policies and demonstrations say. A file that lies there is checked all the same,
     and one that a manifest names under another SHA-256 than now is damaged again.
@@ -136,7 +138,7 @@ def leave_out(results: Path) -> int:
     missing = {}
     for path, manifest in read_chain([results]).manifests.items():
         for name, sha256 in {**named(path, manifest.outputs), **named(path, manifest.inputs)}.items():
-            if not name.exists():
+            if not name.exists() or name in apart:
                 missing[os.path.relpath(name, results.resolve())] = sha256
     text = json.dumps({"left_out": dict(sorted(missing.items()))}, indent=1)
     (results / LEFT_OUT).write_text(f"{text}\n", encoding="utf-8")

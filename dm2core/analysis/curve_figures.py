@@ -113,13 +113,15 @@ def colours(runs: list[str]) -> dict[str, tuple[float, float, float]]:
     out: dict[str, tuple[float, float, float]] = {}
     for base in dict.fromkeys(bases):
         same = [run for run, other in zip(runs, bases, strict=True) if other == base]
-        if len(same) == 1 or base not in SHADES:
-            shades = [mpl.colors.to_rgb(COLOURS[base])] * len(same)
-        else:
-            shades = [
-                mpl.colors.to_rgb(c) for c in mpl.colormaps[SHADES[base]](np.linspace(0.1, 0.85, len(same)))
-            ]
-        out.update(zip(same, shades, strict=True))
+        shaded = same
+        unchanged = [run for run in same if not split_method(split_run(run)[0])[1]]
+        plain = same if len(same) == 1 else unchanged if base not in SHADES else []
+        if len(plain) == 1:  # keeps the method's colour
+            out[plain[0]] = mpl.colors.to_rgb(COLOURS[base])
+            shaded = [run for run in same if run not in plain]
+        ends = (0.1, 0.85) if base in SHADES else (0.85, 0.1)  # far from the shades of DM2
+        shades = mpl.colormaps[SHADES.get(base, "turbo")](np.linspace(*ends, len(shaded)))
+        out.update(zip(shaded, map(mpl.colors.to_rgb, shades), strict=True))
     return out
 
 

@@ -81,6 +81,16 @@ def test_labels_and_colours_tell_runs_apart() -> None:
     ]  # fmt: skip
     assert len({label(run) for run in runs}) == len(runs)
     assert len(set(colours(runs).values())) == len(runs)
+    changed = [
+        "ippo",
+        "ippo+lr=0.1",
+        "ippo+lr=0.2",
+        "dm2@ippo-q30_joint-concurrent",
+        "dm2@ippo-q50_joint-concurrent",
+    ]
+    assert colours(changed)["ippo"] == (0.0, 0.0, 0.0) and len(set(colours(changed).values())) == len(changed)
+    twice = ["bc_ippo@ippo-q30_joint-concurrent", "bc_ippo@ippo-q50_joint-concurrent"]
+    assert len(set(colours(twice).values())) == 2
 
 
 def test_every_figure_at_every_scale_has_cells_that_can_be_configured() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from dm2core.manifest import hash_file
 from dm2core.verify import leave_out
 
 KINDS = ("csv", "pdf", "png")
+RUNS = ("cells", "demos", "experts")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in (results / "config").glob("*.yaml"):
             if load_config(path) != config:  # an earlier stage's plan
                 path.unlink()
-        leave_out(results)
+        leave_out(results, _ignored(results))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
@@ -69,6 +71,19 @@ def _keep_figures(folder: Path, names: Sequence[str]) -> None:
         shutil.copyfile(path, folder / "figures" / path.name)
     sums = "".join(f"{hash_file(path)}  {path.name}\n" for path in files)
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
+
+
+def _ignored(results: Path) -> set[Path]:
+    """Files of runs that git does not take, so that a clone will not have them; none outside a repository."""
+    files = [str(path) for kind in RUNS for path in (results / kind).rglob("*") if path.is_file()]
+    asked = subprocess.run(
+        ["git", "check-ignore", "--stdin", "-z"],
+        input="\0".join(files),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {Path(name).resolve() for name in asked.stdout.split("\0") if name}
 
 
 if __name__ == "__main__":
