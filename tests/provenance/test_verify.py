@@ -294,7 +294,9 @@ def test_what_was_left_out_on_purpose_is_not_damaged_but_what_is_there_is_checke
     assert main(["verify", str(copy)]) == 65
     assert leave_out(copy) == 2
     there = copy.resolve() / "cells" / "seed1" / "metrics.parquet"
-    assert there.exists() and leave_out(copy, {there}) == 3  # what will be missing where others read the folder
+    assert (
+        there.exists() and leave_out(copy, {there}) == 3
+    )  # what will be missing where others read the folder
     assert leave_out(copy) == 2
     capsys.readouterr()
     assert main(["verify", str(copy)]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -61,6 +62,8 @@ def test_publishing_the_same_cells_again_changes_nothing(
     for name in ("config", "claims", "results/reference"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copytree(REFERENCE / "figures", tmp_path / "figures")
+    shutil.copyfile(ROOT / ".gitignore", tmp_path / ".gitignore")  # what git does not take is left out
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     for name in ("README.md", "docs/results.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
