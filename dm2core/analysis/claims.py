@@ -33,6 +33,7 @@ class Paper(Strict):
     figure: str
     a: Arm
     b: Arm
+    figure_b: str = ""  # the file of b's curves, where it is another
 
 
 class Contrast(Strict):

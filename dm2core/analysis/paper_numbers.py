@@ -23,10 +23,10 @@ def paper_differences(claims: Claims, folder: Path) -> dict[tuple[str, str], flo
         for contrast in claim.contrasts:
             if contrast.paper is None:
                 continue
-            figure, short = contrast.paper.figure, _short(contrast.map)
+            paper, short = contrast.paper, _short(contrast.map)
             a, b = (
                 _mean(arm, summary, folder, figure, short, claim.metric, claims.paper_budget)
-                for arm in (contrast.paper.a, contrast.paper.b)
+                for arm, figure in ((paper.a, paper.figure), (paper.b, paper.figure_b or paper.figure))
             )
             found[claim.id, contrast.map] = a - b
     return found

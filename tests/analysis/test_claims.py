@@ -31,6 +31,8 @@ def test_published_numbers_are_differences_of_the_summary() -> None:
     assert paper["ii", "5m_vs_6m"] == pytest.approx(0.4262 - 0.310)
     assert paper["iii-team", "5m_vs_6m"] == pytest.approx((0.5124 + 0.5384 - 0.0255 - 0.1631) / 2)
     assert paper["i-limits", "8m_vs_9m"] < 0
+    notebook = paper_differences(load_claims(CLAIMS.with_name("campaign.yaml")), CURVES)
+    assert notebook["ix", "5m_vs_6m"] == pytest.approx(0.5124 - 0.274)
     assert set(paper) == {(c.id, k.map) for c in load_claims(CLAIMS).claims for k in c.contrasts}
 
 
