@@ -77,7 +77,7 @@ report: setup
 	$$snakemake $$config --report "$$page" -- report_parts && echo "$$page"
 
 # The campaign, in the order of its stages, and which of its figures are whole.
-STAGES := demo_ablation core gail_only bc_pretrain demo_quality tuning
+STAGES := demo_ablation core gail_only bc_pretrain demo_quality tuning state_action
 PUBLISHED := demo_ablation core gail_only bc_pretrain demo_quality tuning
 REFERENCE := results/reference/campaign
 DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(PUBLISHED:%=figures/%.*) && $(BIN)/snakemake \
