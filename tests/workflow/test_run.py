@@ -123,7 +123,7 @@ def test_scripts_run_without_snakemake_and_draw_the_same_bytes(smoke: Path, tmp_
     configs = [path for path in (results / "config").iterdir() if load_config(path) == settings]
     tables, figures = tmp_path / "tables", tmp_path / "figures"
     for name, folder, arguments, die_at, size in (
-        ("collect_scores", tables, ["--map", "3m"], "write-half:3m.csv", 1000),
+        ("collect", tables, ["--map", "3m"], "write-half:3m.csv", 1000),
         ("plot_demo_ablation", figures, ["--tables", str(tables)], "write-renamed:demo_ablation.pdf", 30_000),
     ):
         arguments = ["--config", str(configs[0]), *arguments, "--out", str(folder)]

@@ -9,7 +9,7 @@ rule collect_figure:
         metrics=figure_metrics,
         manifests=figure_manifests,
         cards=figure_cards,
-        script=f"{SCRIPTS}/collect_figure.py",
+        script=f"{SCRIPTS}/collect.py",
         code=[f"{ANALYSIS}/scores.py", f"{ANALYSIS}/curve_figures.py"],
     output:
         parquet=f"{RESULTS}/tables/figures/{{figure}}.parquet",

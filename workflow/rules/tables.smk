@@ -7,7 +7,7 @@ rule collect_scores:
         metrics=map_cells,
         manifests=map_manifests,
         cards=map_cards,
-        script=f"{SCRIPTS}/collect_scores.py",
+        script=f"{SCRIPTS}/collect.py",
         code=f"{ANALYSIS}/scores.py",
     output:
         parquet=f"{RESULTS}/tables/{{map}}.parquet",

@@ -1,4 +1,7 @@
-"""Finished cells of one figure -> {name}.parquet, .csv and its demonstrators' win rates."""
+"""Finished cells of the demonstration ablation on one map, or of one figure -> a table, parquet and CSV.
+
+{map or figure}.parquet and .csv hold every evaluation, {map or figure}_demonstrators.csv the demonstrators' win rates.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dm2core.analysis.curve_figures import collect_figure, collect_teams
-from dm2core.analysis.grid import figure_cells
+from dm2core.analysis.grid import cells, figure_cells
 from dm2core.analysis.output import write_csv, write_parquet
-from dm2core.analysis.scores import ResultsError, files_of
+from dm2core.analysis.scores import ResultsError, collect_demonstrators, collect_scores, files_of
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError, guarded
 from dm2core.manifest import Job, hash_file
@@ -19,16 +22,27 @@ from dm2core.manifest import Job, hash_file
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--figure", required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--map", dest="map_name")
+    what.add_argument("--figure")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     try:
         config = load_config(args.config)
-        used = files_of(config, figure_cells(config, args.figure))
+        chosen = (
+            figure_cells(config, args.figure)
+            if args.figure
+            else [cell for cell in cells(config) if cell.map_name == args.map_name]
+        )
+        used = files_of(config, chosen)
         job = Job(
             "table", hash_file(args.config), [args.config, *used], seeds=config.seeds, scale=config.scale
         )
-        scores, teams = collect_figure(config, args.figure), collect_teams(config, args.figure)
+        if args.figure:
+            scores, teams = collect_figure(config, args.figure), collect_teams(config, args.figure)
+        else:
+            scores = collect_scores(config, args.map_name)
+            teams = collect_demonstrators(config, args.map_name)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -37,11 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 65
     for reason in job.reasons:
         print(f"not for publication: {reason}", file=sys.stderr)
-    made = [args.out / f"{args.figure}{end}" for end in (".parquet", ".csv", "_demonstrators.csv")]
+    name = args.figure or args.map_name
+    made = [args.out / f"{name}{end}" for end in (".parquet", ".csv", "_demonstrators.csv")]
     write_parquet(scores, made[0])
     write_csv(scores, made[1])
     write_csv(teams, made[2])
-    job.finish(args.out / f"{args.figure}.manifest.json", made)
+    job.finish(args.out / f"{name}.manifest.json", made)
     return 0
 
 
