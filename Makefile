@@ -78,7 +78,7 @@ report: setup
 
 # The campaign, in the order of its stages, and which of its figures are whole.
 STAGES := demo_ablation core gail_only bc_pretrain demo_quality tuning state_action
-PUBLISHED := demo_ablation core gail_only bc_pretrain demo_quality tuning
+PUBLISHED := demo_ablation core gail_only bc_pretrain demo_quality tuning state_action
 REFERENCE := results/reference/campaign
 DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(PUBLISHED:%=figures/%.*) && $(BIN)/snakemake \
   $(PUBLISHED:%=figures/%.pdf) $(REFERENCE)/verdict/verdict.md --configfile config/scale/campaign.yaml --cores all \
