@@ -54,6 +54,7 @@ COLOURS = {
     "qmix_fc3": "#56B4E9",
     "rmappo": "#CC79A7",
 }
+CROWDED = 5  # above so many curves a panel's single runs hide each other; the CSV has them
 SHADES = {"dm2": "viridis", "gail_only": "autumn", "dm2_state_action": "autumn"}
 PAPER_FILES = {
     "core": "fig2_core.csv",
@@ -172,11 +173,11 @@ def plot_curves(
     for map_name in maps:
         here = data["map"] == map_name
         axes = panels.pop(0)
-        _panel(axes, data[here & ~(published & beside)], colour)
+        draw_panel(axes, data[here & ~(published & beside)], colour)
         axes.set_title(map_name)
         if map_name in theirs:
             axes = panels.pop(0)
-            _panel(axes, data[here & published], colour, paper="solid")
+            draw_panel(axes, data[here & published], colour, paper="solid")
             axes.set_title(f"{map_name}: {PAPER_TITLE}")
     figure.axes[0].set_ylabel("win rate of the greedy policies, fixed battles")
     if note:
@@ -193,19 +194,23 @@ def write(figure: Figure, data: pd.DataFrame, stem: Path, stamp: Stamp = UNSTAMP
     save(figure, stem, stamp)
 
 
-def _panel(
+def draw_panel(
     axes: Axes,
     data: pd.DataFrame,
     colour: dict[str, tuple[float, float, float]],
     paper: Literal["dashdot", "solid"] = "dashdot",
 ) -> None:
+    """One map's curves, their bands and the demonstrators' levels; `paper`: the style of the paper's curves."""
+    crowded = len(colour) > CROWDED
     for run, shade in colour.items():
         rows = data[data["condition"] == run]
-        for _, seed in rows[rows["series"] == "seed"].groupby("seed", sort=False):
+        seeds = rows[rows["series"] == "seed"] if not crowded else rows[:0]
+        for _, seed in seeds.groupby("seed", sort=False):
             axes.plot(seed["env_steps"], seed["win_rate"], color=shade, linewidth=0.6, alpha=0.45)
         mean = rows[rows["series"] == "mean"]
         low, high = (mean["win_rate"] - mean["sd"]).clip(0, 1), (mean["win_rate"] + mean["sd"]).clip(0, 1)
-        axes.fill_between(mean["env_steps"], low, high, color=shade, alpha=0.12, linewidth=0)
+        alpha = 0.06 if crowded else 0.12
+        axes.fill_between(mean["env_steps"], low, high, color=shade, alpha=alpha, linewidth=0)
         axes.plot(mean["env_steps"], mean["win_rate"], color=shade, linewidth=2.2)
         for level in rows.loc[rows["series"] == "demonstrators", "win_rate"]:
             axes.axhline(level, color=shade, linewidth=1.0, linestyle="dashed")
@@ -219,7 +224,8 @@ def _legend(data: pd.DataFrame, colour: dict[str, tuple[float, float, float]]) -
         Line2D([], [], color=shade, linewidth=2.2, label=label(run)) for run, shade in colour.items()
     ]
     counts = data.loc[data["series"] == "mean", "n"].unique().astype(int).tolist()
-    handles.append(Line2D([], [], color="grey", linewidth=0.6, label="thin: each seed"))
+    if len(colour) <= CROWDED:
+        handles.append(Line2D([], [], color="grey", linewidth=0.6, label="thin: each seed"))
     handles.append(Patch(color="grey", alpha=0.25, linewidth=0, label=band_label(counts)))
     for series, style, text in (
         ("demonstrators", "dashed", "who demonstrated, as it played"),

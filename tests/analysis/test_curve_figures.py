@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from dm2core.analysis.curve_figures import colours, label, paper_curves, plot_curves
+from dm2core.analysis.curve_figures import CROWDED, colours, draw_panel, label, paper_curves, plot_curves
+from dm2core.analysis.figures import curves
 from dm2core.analysis.grid import all_cells, cells_of, figure_cells
 from dm2core.analysis.switchboard import plot_switchboard, summary
 from dm2core.config import FIGURES, Config, ConfigError, cell_config, load_config
@@ -128,3 +130,15 @@ def test_a_curve_that_cannot_be_is_one_line(curves: dict[str, str], message: str
         config("smoke", figures={"core": [{"map": "3m", "curves": curves}]})
     assert "\n" not in str(error.value)
     assert np.char.startswith(str(error.value).split(": ", 1)[1], "figures.core")
+
+
+def test_crowded_panels_leave_single_runs_to_the_csv() -> None:
+    for count, lines in (
+        (CROWDED, 3 * CROWDED),
+        (CROWDED + 1, CROWDED + 1),
+    ):  # a mean and two seeds, or the mean
+        runs = [f"ippo+lr=0.{digit}" for digit in range(1, count + 1)]
+        axes = Figure().subplots()
+        draw_panel(axes, curves(scores(dict.fromkeys(runs, 0.5))), colours(runs))
+        drawn = [line for line in axes.get_lines() if len(line.get_xdata())]
+        assert len(drawn) == lines
