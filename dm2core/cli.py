@@ -28,7 +28,7 @@ from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_USAGE, EXIT_WRITE, DataEr
 from dm2core.strict import parse_yaml
 
 if TYPE_CHECKING:
-    from dm2core.manifest import Job
+    from dm2core.records.manifest import Job
 
 
 class _Parser(argparse.ArgumentParser):
@@ -213,8 +213,8 @@ def _parser() -> argparse.ArgumentParser:
 def _theory(args: argparse.Namespace) -> None:
     if args.games < 2 or args.seed < 0:
         raise ConfigError(f"--games {args.games} --seed {args.seed}: at least 2 games, a seed of at least 0")
-    from dm2core.files import write_atomic
-    from dm2core.manifest import Job
+    from dm2core.records.files import write_atomic
+    from dm2core.records.manifest import Job
     from dm2core.theory.report import curves, run
 
     job = Job("theory", "", [], seeds=[args.seed])
@@ -453,8 +453,8 @@ def _replay(args: argparse.Namespace) -> None:
 
 def _replay_job(args: argparse.Namespace) -> Job:
     """Policies that play are inputs, with the manifests that lie beside them."""
-    from dm2core.manifest import Job
-    from dm2core.numerics import numerics_key
+    from dm2core.records.manifest import Job
+    from dm2core.records.numerics import numerics_key
 
     players = [Path(who) / "policy.safetensors" if Path(who).is_dir() else Path(who) for who in args.who]
     policies = [path for path in players if path.is_file()]
@@ -469,7 +469,7 @@ def _status(args: argparse.Namespace) -> None:
         from dm2core.analysis.grid import figure_names
 
         figures = figure_names(config)
-    from dm2core.status import Status, show
+    from dm2core.inspection.status import Status, show
 
     if args.json:
         print(json.dumps(Status(config, figures).json(), indent=1))
@@ -497,7 +497,7 @@ def _track(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from dm2core.verify import report
+    from dm2core.records.verify import report
 
     there = [path for path in (Path("results"), Path("figures")) if path.exists()]
     if not (args.paths or there):
@@ -507,13 +507,13 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> None:
     config = _config(args)
-    from dm2core.explain import explain
+    from dm2core.inspection.explain import explain
 
     explain(args.name, config, args.config)
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    from dm2core.doctor import ASKED, doctor
+    from dm2core.inspection.doctor import ASKED, doctor
 
     if strange := [name for name in args.asked if name not in ASKED]:
         raise ConfigError(f"doctor: {strange[0]}: choose from {', '.join(ASKED)}")

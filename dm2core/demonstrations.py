@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dm2core.config import CellConfig
 from dm2core.errors import DataError
-from dm2core.manifest import hash_file
 from dm2core.pairs import Episodes
+from dm2core.records.manifest import hash_file
 from dm2core.rollout import Rollout
 from dm2core.types import EnvSpec
 

@@ -31,18 +31,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dm2core.checkpoint import load_tensors, read_file
 from dm2core.config import Config, DemoSet, dump_config, parse_demos_id
 from dm2core.demonstrations import AgentDemos, pack_arrays
 from dm2core.env.vector import make_env, map_spec
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
-from dm2core.files import write_atomic
-from dm2core.manifest import Job
 from dm2core.methods import METHODS
 from dm2core.nets import Actor, Policy, mix_agents
-from dm2core.numerics import numerics_key
 from dm2core.policies import load_policy
+from dm2core.records.checkpoint import load_tensors, read_file
+from dm2core.records.files import write_atomic
+from dm2core.records.manifest import Job
+from dm2core.records.numerics import numerics_key
 from dm2core.rng import battle_keys, stream
 from dm2core.rollout import collect
 

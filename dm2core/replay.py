@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dm2core.checkpoint import load_metadata, load_tensors, sha256_in_manifest
 from dm2core.config import ConfigError
 from dm2core.env import battle, scripted
 from dm2core.env.draw import Painter, Scene
 from dm2core.env.scenario import Scenario, load_scenario
 from dm2core.env.vector import GAME_LOOPS, BattleSim
 from dm2core.errors import DataError
-from dm2core.files import write_atomic
 from dm2core.nets import Policy
 from dm2core.policies import load_policy
+from dm2core.records.checkpoint import load_metadata, load_tensors, sha256_in_manifest
+from dm2core.records.files import write_atomic
 from dm2core.rng import battle_keys
 from dm2core.rollout import compute_for, players_for
 from dm2core.types import EnvSpec, Grids

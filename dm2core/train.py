@@ -19,9 +19,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dm2core import provenance
-from dm2core.attempts import Attempts
-from dm2core.checkpoint import (
+from dm2core.config import CellConfig
+from dm2core.demonstrations import load_demos
+from dm2core.env.smac.vector import game_info
+from dm2core.env.vector import map_spec
+from dm2core.errors import DataError, NumericError
+from dm2core.evaluate import evaluate
+from dm2core.finite import NotFinite, require_all_finite
+from dm2core.learner import Learner
+from dm2core.learners import open_learner
+from dm2core.memory import trim
+from dm2core.nets import Actor
+from dm2core.records import provenance
+from dm2core.records.attempts import Attempts
+from dm2core.records.checkpoint import (
     Progress,
     load_checkpoint,
     load_sealed,
@@ -29,25 +40,14 @@ from dm2core.checkpoint import (
     save_sealed,
     save_tensors,
 )
-from dm2core.config import CellConfig
-from dm2core.crash import reach
-from dm2core.demonstrations import load_demos
-from dm2core.env.smac.vector import game_info
-from dm2core.env.vector import map_spec
-from dm2core.errors import DataError, NumericError
-from dm2core.evaluate import evaluate
-from dm2core.files import remove_parts, write_atomic, write_error
-from dm2core.finite import NotFinite, require_all_finite
-from dm2core.interrupt import catch_signals
-from dm2core.learner import Learner
-from dm2core.learners import open_learner
-from dm2core.lock import CellLock, cell_lock
-from dm2core.manifest import VERSION, CellManifest, to_bytes
-from dm2core.memory import trim
-from dm2core.metrics import MetricLog, write_parquet
-from dm2core.nets import Actor
-from dm2core.progress import CellProgress
-from dm2core.starts import note_progress, note_start
+from dm2core.records.crash import reach
+from dm2core.records.files import remove_parts, write_atomic, write_error
+from dm2core.records.interrupt import catch_signals
+from dm2core.records.lock import CellLock, cell_lock
+from dm2core.records.manifest import VERSION, CellManifest, to_bytes
+from dm2core.records.metrics import MetricLog, write_parquet
+from dm2core.records.progress import CellProgress
+from dm2core.records.starts import note_progress, note_start
 
 
 @dataclass

@@ -11,11 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dm2core import provenance
 from dm2core.env.smac.vector import game_info
-from dm2core.files import write_atomic
-from dm2core.manifest import Job
-from dm2core.numerics import numerics_key
+from dm2core.records import provenance
+from dm2core.records.files import write_atomic
+from dm2core.records.manifest import Job
+from dm2core.records.numerics import numerics_key
 
 FOLDER = Path("results/transfer")
 

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dm2core.files import write_atomic
+from dm2core.records.files import write_atomic
 
 if TYPE_CHECKING:  # tables need no matplotlib
     import pandas as pd

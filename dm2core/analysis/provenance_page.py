@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dm2core.manifest import CellManifest, Manifest, merge_reasons
-from dm2core.verify import LIMIT, Chain, Findings
+from dm2core.records.manifest import CellManifest, Manifest, merge_reasons
+from dm2core.records.verify import LIMIT, Chain, Findings
 
 TRAINED = ("cell", "expert")
 SHORT = 12  # hex digits that are shown of a hash

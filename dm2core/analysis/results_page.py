@@ -11,7 +11,7 @@ from dm2core.analysis.claims import Claims
 from dm2core.analysis.run_table import judged_runs
 from dm2core.analysis.verdict import summarise
 from dm2core.errors import DataError
-from dm2core.manifest import CellManifest, read_manifest
+from dm2core.records.manifest import CellManifest, read_manifest
 
 
 def verdict_block(judged: pd.DataFrame) -> str:

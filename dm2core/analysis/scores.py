@@ -12,7 +12,7 @@ import pandas as pd
 
 from dm2core.analysis.grid import VARIANTS, Cell, cells, demo_ids, packed
 from dm2core.config import Config, cell_config
-from dm2core.verify import left_out
+from dm2core.records.verify import left_out
 
 WIN_RATE = "eval/win_rate"  # greedy policies on the same battles for every cell
 SCORE_COLUMNS = ["map", "condition", "method", "demos", "seed", "env_steps", "win_rate"]

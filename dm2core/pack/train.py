@@ -18,18 +18,18 @@ from typing import Any
 
 import torch
 
-from dm2core import provenance
-from dm2core.attempts import Attempts
-from dm2core.checkpoint import drop_newest, saved_iterations
 from dm2core.config import CellConfig
 from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.errors import NumericError, TryAgain
-from dm2core.interrupt import catch_signals
-from dm2core.lock import CellLock, cell_lock
 from dm2core.pack.learner import PackLearner
-from dm2core.progress import CellProgress
-from dm2core.starts import note_start
+from dm2core.records import provenance
+from dm2core.records.attempts import Attempts
+from dm2core.records.checkpoint import drop_newest, saved_iterations
+from dm2core.records.interrupt import catch_signals
+from dm2core.records.lock import CellLock, cell_lock
+from dm2core.records.progress import CellProgress
+from dm2core.records.starts import note_start
 from dm2core.train import (
     Run,
     clear,

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from dm2core.demonstrations import AgentDemos, pack_arrays
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError
-from dm2core.files import write_atomic
-from dm2core.manifest import Job
 from dm2core.published import child
+from dm2core.records.files import write_atomic
+from dm2core.records.manifest import Job
 
 SECONDS = 1800  # processor time for one file
 MAX_HEAD = 20_000_000  # bytes of the child's first line

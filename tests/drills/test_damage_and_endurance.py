@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from dm2core import train
-from dm2core.checkpoint import NAMES, Progress, load_sealed, save_checkpoint
 from dm2core.config import Config, cell_config, dump_config
+from dm2core.records.checkpoint import NAMES, Progress, load_sealed, save_checkpoint
 from dm2core.train import train_cell
 from tests.drills.conftest import Say
 from tests.shell.conftest import ROOT, outputs

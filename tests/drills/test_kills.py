@@ -179,7 +179,7 @@ import hashlib, json, os, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
 from dm2core import train
-from dm2core.metrics import MetricLog
+from dm2core.records.metrics import MetricLog
 from dm2core.config import cell_config, load_config
 from dm2core.demos import make_demos
 from dm2core.errors import WriteError

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from dm2core import dm2, ppo
-from dm2core.checkpoint import load_checkpoint
 from dm2core.config import PPO, CellConfig, cell_config, load_config
 from dm2core.discriminator import BACKENDS as DISCRIMINATORS
 from dm2core.dm2 import Dm2
 from dm2core.errors import NumericError
 from dm2core.fused import losses
 from dm2core.gradients import value_loss
+from dm2core.records.checkpoint import load_checkpoint
 from dm2core.train import train_cell
 from tests.learning.cases import AUTHORS
 

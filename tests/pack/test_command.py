@@ -14,9 +14,9 @@ import torch
 from dm2core import cli
 from dm2core.config import Config, cell_config, dump_config, load_config
 from dm2core.errors import EXIT_USAGE, TryAgain
-from dm2core.lock import cell_lock
 from dm2core.pack import train
 from dm2core.pack.train import Member, train_pack
+from dm2core.records.lock import cell_lock
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dm2core.checkpoint import NAMES
 from dm2core.config import Config, cell_config, load_config
 from dm2core.errors import Dm2Error
 from dm2core.pack.train import Member, train_pack
+from dm2core.records.checkpoint import NAMES
 from tests.shell.conftest import ROOT, outputs
 from tests.shell.test_resume import wait
 

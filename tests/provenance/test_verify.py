@@ -17,13 +17,13 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dm2core import provenance
 from dm2core.analysis.figures import Stamp, save
-from dm2core.attempts import Attempts
 from dm2core.cli import main
 from dm2core.config import cell_config, load_config
 from dm2core.errors import DataError
-from dm2core.manifest import (
+from dm2core.records import provenance
+from dm2core.records.attempts import Attempts
+from dm2core.records.manifest import (
     NO_SEAL,
     SMOKE,
     VERSION,
@@ -36,9 +36,9 @@ from dm2core.manifest import (
     read_manifest,
     seal,
 )
-from dm2core.numerics import simulator
+from dm2core.records.numerics import simulator
+from dm2core.records.verify import leave_out, verify
 from dm2core.train import train_cell
-from dm2core.verify import leave_out, verify
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "config.yaml"
@@ -236,7 +236,7 @@ def test_a_published_input_that_changed_is_named_with_the_verdict(
     claims.parent.mkdir()
     claims.write_text("a")
     monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
-    monkeypatch.setattr("dm2core.verify.REPOSITORY", tmp_path)
+    monkeypatch.setattr("dm2core.records.verify.REPOSITORY", tmp_path)
     out = tmp_path / "results"
     out.mkdir()
     job = Job("verdict", "", [claims])

@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from dm2core import train
-from dm2core.checkpoint import NAMES, Progress, load_checkpoint, load_sealed, save_checkpoint
 from dm2core.cli import main
 from dm2core.config import CellConfig, Config, cell_config, dump_config, parse_demos_id
 from dm2core.demonstrations import load_demos
@@ -26,7 +25,8 @@ from dm2core.demos import choose_checkpoint, make_demos
 from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError, NumericError, WriteError
-from dm2core.metrics import MetricLog
+from dm2core.records.checkpoint import NAMES, Progress, load_checkpoint, load_sealed, save_checkpoint
+from dm2core.records.metrics import MetricLog
 from dm2core.train import train_cell
 from tests.shell.conftest import ROOT, outputs
 from tests.shell.test_resume import start, stopped, wait

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from dm2core import doctor
 from dm2core.cli import main
-from dm2core.doctor import ASKED, DEFAULT, Check, examine
+from dm2core.inspection import doctor
+from dm2core.inspection.doctor import ASKED, DEFAULT, Check, examine
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ import pytest
 
 from dm2core.cli import main
 from dm2core.config import Config, dump_config
-from dm2core.explain import sparkline
-from dm2core.manifest import Job
+from dm2core.inspection.explain import sparkline
+from dm2core.records.manifest import Job
 from dm2core.train import train_cell
 
 from .conftest import ROOT

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 import yaml
 
-from dm2core import starts
-from dm2core.checkpoint import NAMES, load_checkpoint, load_tensors
 from dm2core.cli import main
 from dm2core.config import CellConfig, Config, ConfigError, dump_config, load_config
-from dm2core.crash import POINTS
 from dm2core.demonstrations import load_demos
 from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_SERVICE, DataError
-from dm2core.metrics import MetricLog
+from dm2core.records import starts
+from dm2core.records.checkpoint import NAMES, load_checkpoint, load_tensors
+from dm2core.records.crash import POINTS
+from dm2core.records.metrics import MetricLog
 from dm2core.strict import validated
 from dm2core.train import train_cell
 from tests.shell.conftest import ROOT, outputs

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from dm2core import replay
-from dm2core.checkpoint import save_tensors
 from dm2core.cli import main
 from dm2core.env import scripted
 from dm2core.env.draw import ALLY, ENEMY, LIFE
 from dm2core.env.vector import BattleSim
 from dm2core.errors import EXIT_DATA, EXIT_USAGE
 from dm2core.nets import Actor
+from dm2core.records.checkpoint import save_tensors
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 

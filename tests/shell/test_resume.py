@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from dm2core import train
-from dm2core.checkpoint import NAMES, save_checkpoint
 from dm2core.config import CellConfig, Config, cell_config, dump_config
 from dm2core.errors import EXIT_AGAIN, DataError, Dm2Error, TryAgain, WriteError
-from dm2core.interrupt import catch_signals
-from dm2core.lock import cell_lock
+from dm2core.records.checkpoint import NAMES, save_checkpoint
+from dm2core.records.interrupt import catch_signals
+from dm2core.records.lock import cell_lock
 from dm2core.train import train_cell
 from tests.shell.conftest import outputs
 
@@ -191,7 +191,7 @@ def test_a_file_system_without_locks_is_refused_and_not_waited_for(
     def unsupported(_handle: int, _operation: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("dm2core.lock.fcntl.flock", unsupported)
+    monkeypatch.setattr("dm2core.records.lock.fcntl.flock", unsupported)
     with pytest.raises(WriteError, match="this file system has no locks"), cell_lock(tmp_path, wait=True):
         pass
 
@@ -203,7 +203,7 @@ def test_under_a_scheduler_a_second_job_waits_and_does_not_train_again(
     cell, _ = cells["ippo"]
     monkeypatch.setenv("SLURM_JOB_ID", "4")
     code = (
-        "import sys; from pathlib import Path; from dm2core.lock import cell_lock\n"
+        "import sys; from pathlib import Path; from dm2core.records.lock import cell_lock\n"
         "with cell_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.readline()"
     )
     holder = subprocess.Popen(

@@ -12,10 +12,10 @@ import pytest
 
 from dm2core.cli import main
 from dm2core.config import Config, load_config
-from dm2core.lock import cell_lock
-from dm2core.progress import CellProgress
-from dm2core.standing import standing
-from dm2core.status import Status, line
+from dm2core.inspection.status import Status, line
+from dm2core.records.lock import cell_lock
+from dm2core.records.progress import CellProgress
+from dm2core.records.standing import standing
 
 ROOT = Path(__file__).parents[2]
 IPPO = "3m/ippo/none/seed112358"

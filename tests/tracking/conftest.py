@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dm2core.config import Config, load_config
-from dm2core.metrics import write_parquet
+from dm2core.records.metrics import write_parquet
 from dm2core.tracking.deliver import Store
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from dm2core.analysis.results_page import conditions_block, effort_block, replac
 from dm2core.analysis.run_table import planned_runs, read_runs
 from dm2core.config import load_config
 from dm2core.errors import EXIT_DATA, DataError
-from dm2core.verify import verify
+from dm2core.records.verify import verify
 from workflow.scripts import judge, publish
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,8 +23,8 @@ import pandas as pd
 from dm2core.analysis.grid import VARIANTS
 from dm2core.config import load_config
 from dm2core.errors import EXIT_WRITE, guarded
-from dm2core.manifest import VERSION, read_manifest
-from dm2core.verify import leave_out, read_chain, verify
+from dm2core.records.manifest import VERSION, read_manifest
+from dm2core.records.verify import leave_out, read_chain, verify
 
 from .conftest import ROOT, SMOKE, Outcome, snakemake
 

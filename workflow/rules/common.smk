@@ -20,7 +20,7 @@ from dm2core.analysis import grid
 from dm2core.analysis.calibration import PAPER_BUFFER, calibration_cells
 from dm2core.config import DEMOS_ID, FIGURES, ConfigError, dump_config, load_config
 from dm2core.errors import DataError
-from dm2core.manifest import read_manifest
+from dm2core.records.manifest import read_manifest
 
 # One thread per cell: the thread count is part of a result, and cells are what runs side by side.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", NUMBA_NUM_THREADS="1")

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageSequence
 
 from dm2core.errors import guarded
-from dm2core.files import write_atomic
+from dm2core.records.files import write_atomic
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from dm2core.analysis.output import write_csv, write_parquet
 from dm2core.analysis.scores import ResultsError, collect_demonstrators, collect_scores, files_of
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError, guarded
-from dm2core.manifest import Job, hash_file
+from dm2core.records.manifest import Job, hash_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

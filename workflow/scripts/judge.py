@@ -22,7 +22,7 @@ from dm2core.analysis.verdict import verdict
 from dm2core.analysis.verdict_page import GAME_REACH, REACH, page
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError, guarded
-from dm2core.manifest import Job, hash_file
+from dm2core.records.manifest import Job, hash_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from dm2core.analysis.figures import GAME_NOTES, NOTES, WITH_PAPER, Stamp
 from dm2core.analysis.switchboard import plot_switchboard
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError, guarded
-from dm2core.manifest import Job, hash_file
+from dm2core.records.manifest import Job, hash_file
 
 PAPER = Path(__file__).resolve().parents[2] / "resources" / "paper_curves"
 

@@ -13,7 +13,7 @@ from dm2core.analysis.figures import Stamp
 from dm2core.analysis.output import write_text
 from dm2core.analysis.theory_figure import page, plot
 from dm2core.errors import DataError, guarded
-from dm2core.manifest import Job
+from dm2core.records.manifest import Job
 
 
 def main(argv: Sequence[str] | None = None) -> int:

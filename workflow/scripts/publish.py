@@ -17,8 +17,8 @@ from dm2core.analysis.run_table import planned_runs, read_runs
 from dm2core.analysis.scores import ResultsError
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
-from dm2core.manifest import hash_file
-from dm2core.verify import leave_out
+from dm2core.records.manifest import hash_file
+from dm2core.records.verify import leave_out
 
 KINDS = ("csv", "pdf", "png")
 RUNS = ("cells", "demos", "experts")

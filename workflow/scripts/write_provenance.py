@@ -12,7 +12,7 @@ from dm2core.analysis.output import write_text
 from dm2core.analysis.provenance_page import page
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError, guarded
-from dm2core.verify import read_chain, verify
+from dm2core.records.verify import read_chain, verify
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dm2core import provenance
-from dm2core.crash import reach
 from dm2core.errors import DataError
-from dm2core.files import remove_parts, write_atomic
+from dm2core.records import provenance
+from dm2core.records.crash import reach
+from dm2core.records.files import remove_parts, write_atomic
 
 VERSION = 2
 NO_SEAL = "0" * 64

@@ -13,8 +13,8 @@ import platform
 import numpy as np
 import torch
 
-from dm2core import provenance
 from dm2core.env.vector import BattleSim
+from dm2core.records import provenance
 from dm2core.rng import battle_keys, stream
 
 PROBES = ("2s3z", "3m")  # every weapon, armour and shield of the shipped maps

@@ -14,11 +14,11 @@ from rich.text import Text
 from dm2core.analysis.grid import figure_cells, figure_names
 from dm2core.config import Config, ConfigError, cell_config, load_config
 from dm2core.errors import DataError
-from dm2core.find_run import Found, find_run
-from dm2core.manifest import CellManifest, read_manifest
+from dm2core.inspection.find_run import Found, find_run
 from dm2core.methods import METHODS, split_method
-from dm2core.standing import Standing, standing
-from dm2core.verify import read_chain
+from dm2core.records.manifest import CellManifest, read_manifest
+from dm2core.records.standing import Standing, standing
+from dm2core.records.verify import read_chain
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 50  # of the curve

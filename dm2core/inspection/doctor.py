@@ -20,9 +20,9 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from dm2core import provenance
 from dm2core.env.smac.preflight import preflight
 from dm2core.errors import ServiceError
+from dm2core.records import provenance
 
 State = Literal["ok", "missing", "broken"]
 STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
@@ -150,7 +150,7 @@ def _numba(who: str, what: str) -> Iterator[Check]:
         yield Check(who, what, "broken", "NUMBA_DISABLE_JIT is set", "unset NUMBA_DISABLE_JIT")
         return
     from dm2core.env import battle
-    from dm2core.numerics import simulator
+    from dm2core.records.numerics import simulator
 
     print_of = simulator()
     where = Path(str(battle.advance._cache.cache_path))  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dm2core.analysis.grid import all_cells
 from dm2core.config import Config, ConfigError
-from dm2core.standing import begun
+from dm2core.records.standing import begun
 
 KINDS = ("cells", "experts")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dm2core.progress import read_progress
+from dm2core.records.progress import read_progress
 
 FRESH_S = 120.0  # where a lock cannot be looked at, a cell that has not reported for so long does not run
 State = Literal["finished", "outdated", "running", "stopped", "failed", "waiting"]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from dm2core.analysis.grid import Cell, demonstrators, figure_cells, made_digest, parse_demos_id
 from dm2core.config import Config, ConfigError
-from dm2core.standing import Standing, begun, standing
+from dm2core.records.standing import Standing, begun, standing
 
 BETWEEN_LINES_S = 60.0
 STYLES = {"finished": "green", "running": "bold cyan", "failed": "bold red", "stopped": "yellow",

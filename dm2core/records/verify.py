@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dm2core.errors import DataError
-from dm2core.manifest import CellManifest, Manifest, hash_file, made_from, parse_manifest, sealed
-from dm2core.provenance import REPOSITORY
+from dm2core.records.manifest import CellManifest, Manifest, hash_file, made_from, parse_manifest, sealed
+from dm2core.records.provenance import REPOSITORY
 
 NOT_RESULTS = {
     "logs",

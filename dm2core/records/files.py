@@ -8,8 +8,8 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
-from dm2core.crash import reach
 from dm2core.errors import WriteError
+from dm2core.records.crash import reach
 
 
 def write_atomic(path: Path, data: bytes, keep: Path | None = None) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from dm2core.errors import DataError
-from dm2core.files import write_atomic, write_error
+from dm2core.records.files import write_atomic, write_error
 
 FORMAT = 2
 NAMES = ("checkpoint", "checkpoint.previous")

@@ -18,7 +18,7 @@ PACKAGES = (
 )  # fmt: skip
 # What decides results beside the configuration, which has a hash of its own; pages and tests do not.
 DECIDING = ("dm2core", "workflow", "claims", "resources", "Snakefile", "requirements.txt", "pyproject.toml")
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE.parent
 
 

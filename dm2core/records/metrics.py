@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dm2core.errors import DataError, NumericError
-from dm2core.files import write_atomic, write_error
+from dm2core.records.files import write_atomic, write_error
 
 # key -> (unit, meaning); train/ and disc/ are means over agents and over the iteration's minibatches
 METRICS: dict[str, tuple[str, str]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dm2core.errors import ServiceError
-from dm2core.files import write_atomic
+from dm2core.records.files import write_atomic
 
 MOST = 20  # starts without a saved iteration in between
 

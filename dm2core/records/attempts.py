@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dm2core import provenance
-from dm2core.files import write_atomic
-from dm2core.manifest import now
-from dm2core.numerics import numerics_key
-from dm2core.progress import read_progress
+from dm2core.records import provenance
+from dm2core.records.files import write_atomic
+from dm2core.records.manifest import now
+from dm2core.records.numerics import numerics_key
+from dm2core.records.progress import read_progress
 
 
 class Attempts:

@@ -1,0 +1,1 @@
+"""What a cell leaves on disk, whole and hashed, and how that is checked: manifests, checkpoints, metrics, locks."""
