@@ -80,14 +80,19 @@ report: setup
 STAGES := demo_ablation core gail_only bc_pretrain demo_quality tuning state_action
 PUBLISHED := demo_ablation core gail_only bc_pretrain demo_quality tuning state_action
 REFERENCE := results/reference/campaign
-DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(PUBLISHED:%=figures/%.*) && $(BIN)/snakemake \
-  $(PUBLISHED:%=figures/%.pdf) $(REFERENCE)/verdict/verdict.md --configfile config/scale/campaign.yaml --cores all \
-  --quiet rules host reason --allowed-rules collect_scores plot_demo_ablation collect_figure plot_figure verdict
+SWITCHBOARD := results/reference/switchboard
+DRAWN := $(PUBLISHED) switchboard
+RULES := --allowed-rules collect_scores plot_demo_ablation collect_figure plot_figure verdict
+DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(SWITCHBOARD)/tables $(DRAWN:%=figures/%.*) && \
+  $(BIN)/snakemake $(PUBLISHED:%=figures/%.pdf) $(REFERENCE)/verdict/verdict.md --cores all \
+    --configfile config/scale/campaign.yaml --quiet rules host reason $(RULES) && \
+  $(BIN)/snakemake figures/switchboard.pdf --cores all --config scale=quick results=$(SWITCHBOARD) \
+    --quiet rules host reason $(RULES)
 
 figures-from-reference: setup
 	$(DRAW)
 	cd figures && sha256sum --check --quiet ../results/reference/SHA256SUMS
-	echo "$(PUBLISHED:%=figures/%.pdf) and their .png, .csv are the published ones, byte for byte; $(REFERENCE)/verdict/verdict.md judges"
+	echo "$(DRAWN:%=figures/%.pdf) and their .png, .csv are the published ones, byte for byte; $(REFERENCE)/verdict/verdict.md judges"
 
 # A clone gives files times that say nothing about what was made of what; digests decide what runs again.
 campaign: setup
@@ -99,7 +104,8 @@ campaign: setup
 
 publish: setup
 	$(DRAW)
-	$(BIN)/python workflow/scripts/publish.py --scale campaign --figures $(PUBLISHED) --readme README.md --page docs/results.md
+	$(BIN)/python workflow/scripts/publish.py --scale campaign --figures $(DRAWN) --readme README.md --page docs/results.md \
+	  --switchboard $(SWITCHBOARD) --switches docs/deviations.md
 
 mlflow: setup
 	$(BIN)/dm2 track $(if $(SCALE),--set scale=$(SCALE))

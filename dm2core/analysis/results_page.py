@@ -1,14 +1,18 @@
-"""Blocks of README.md and docs/results.md that are computed from the campaign: verdict, conditions, what it cost."""
+"""Blocks of the pages that are computed from published runs: verdict, conditions, what it cost, the switchboard."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dm2core.analysis.claims import Claims
 from dm2core.analysis.run_table import judged_runs
+from dm2core.analysis.stats.intervals import Term, interval
+from dm2core.analysis.stats.sample import Sample
+from dm2core.analysis.switchboard import unflipped
 from dm2core.analysis.verdict import summarise
 from dm2core.errors import DataError
 from dm2core.records.manifest import CellManifest, read_manifest
@@ -103,6 +107,26 @@ def effort_block(results: Path) -> str:
     rows.append(["all", "", *total, "", f"{table['mb'].max():.0f}"])
     head = ["map", "method", "runs", "env steps", "core hours", "CPU seconds of a run (median)", "peak MB"]
     return _table(head, rows)
+
+
+def switchboard_block(summary: pd.DataFrame) -> str:
+    """A row per condition of `switchboard.summary`: area and end, and the area's difference from unflipped DM2."""
+    against = unflipped(list(dict.fromkeys(summary["condition"])))
+    base = summary.loc[summary["condition"] == against]
+    rows = []
+    for run, group in summary.groupby("condition", sort=False):
+        row = [f"`{run}`", str(len(group))]
+        row += [f"{group[name].mean():.3f} ± {group[name].std(ddof=1):.3f}" for name in ("area", "final")]
+        difference = ""
+        if run != against:
+            terms = [
+                Term(sign, Sample.of(part["area"].to_numpy())) for sign, part in ((1.0, group), (-1.0, base))
+            ]
+            low, high = interval(terms, np.random.default_rng(0))  # t: draws nothing
+            value = group["area"].mean() - base["area"].mean()
+            difference = f"{_signed(value)} [{_signed(low)}, {_signed(high)}]"
+        rows.append([*row, difference])
+    return _table(["condition", "runs", "area", "last fifth", "area beside unflipped DM2 [95 %]"], rows)
 
 
 def replace_block(text: str, name: str, body: str) -> str:

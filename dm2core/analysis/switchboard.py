@@ -15,8 +15,13 @@ LAST = 0.2  # share of the budget that `final` averages over
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """Per run: area under the win-rate curve as a share of the axis, and mean over the last fifth of the budget."""
+    """Per run: area under the win-rate curve as a share of the axis, and mean over the last fifth of the budget.
+
+    Unflipped DM2 first, then the flips, then the controls, then what is not DM2.
+    """
     rows = []
+    place = {run: k for k, run in enumerate(_ordered(list(dict.fromkeys(scores["condition"]))))}
+    scores = scores.sort_values("condition", key=lambda runs: runs.map(place), kind="stable")
     for key, run in scores.groupby(["map", "condition", "seed"], sort=False):
         run = run.sort_values("env_steps")
         steps, rate = run["env_steps"].to_numpy(dtype=float), run["win_rate"].to_numpy(dtype=float)
@@ -26,13 +31,25 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["map", "condition", "seed", "area", "final"])
 
 
+def unflipped(runs: list[str]) -> str:
+    """The condition that the others are compared with: the first plain DM2."""
+    return next((run for run in runs if run.startswith("dm2@")), runs[0])
+
+
+def _ordered(runs: list[str]) -> list[str]:
+    first = unflipped(runs)
+    return sorted(
+        runs, key=lambda run: (run != first, not run.startswith("dm2+"), not run.startswith("dm2@"), run)
+    )
+
+
 def plot_switchboard(
     scores: pd.DataFrame, out: Path, *, note: str = "", stamp: Stamp = UNSTAMPED
 ) -> pd.DataFrame:
     """Draw switchboard.{pdf,png}: every run a dot, the mean a bar, against the first DM2 condition; data as CSV."""
     data = summary(scores)
     runs = list(dict.fromkeys(data["condition"]))
-    baseline = next((run for run in runs if run.startswith("dm2@")), runs[0])
+    baseline = unflipped(runs)
     colour = colours(runs)
     figure = Figure(figsize=(11.5, 1.6 + 0.42 * len(runs)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)

@@ -69,9 +69,11 @@ def test_area_and_last_fifth() -> None:
 
 
 def test_switchboard_is_reproducible(tmp_path: Path) -> None:
-    data = scores({RUNS[0]: 0.5, "dm2+value_clip=off@ippo-q50_joint-concurrent": 0.7})
+    flipped, control = "dm2+value_clip=off@ippo-q50_joint-concurrent", "dm2@ippo-q50_joint-shuffled"
+    data = scores({flipped: 0.7, RUNS[0]: 0.5, control: 0.1, "ippo": 0.4})
     for folder in ("a", "b"):
-        plot_switchboard(data, tmp_path / folder)
+        drawn = plot_switchboard(data, tmp_path / folder)
+    assert list(dict.fromkeys(drawn["condition"])) == [RUNS[0], flipped, control, "ippo"]
     assert (tmp_path / "a/switchboard.pdf").read_bytes() == (tmp_path / "b/switchboard.pdf").read_bytes()
 
 

@@ -12,7 +12,13 @@ import pandas as pd
 import pytest
 
 from dm2core.analysis.claims import load_claims
-from dm2core.analysis.results_page import conditions_block, effort_block, replace_block, verdict_block
+from dm2core.analysis.results_page import (
+    conditions_block,
+    effort_block,
+    replace_block,
+    switchboard_block,
+    verdict_block,
+)
 from dm2core.analysis.run_table import planned_runs, read_runs
 from dm2core.config import load_config
 from dm2core.errors import EXIT_DATA, DataError
@@ -22,6 +28,7 @@ from workflow.scripts import judge, publish
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "results" / "reference"
 CAMPAIGN = REFERENCE / "campaign"
+SWITCHBOARD = REFERENCE / "switchboard"
 (CONFIG,) = (CAMPAIGN / "config").glob("*.yaml")
 
 
@@ -42,6 +49,8 @@ def test_the_pages_say_what_the_published_cells_give() -> None:
         read_runs(CAMPAIGN), claims, planned_runs(load_config(CONFIG))
     )
     assert block("docs/results.md", "effort") == effort_block(CAMPAIGN)
+    flips = pd.read_csv(REFERENCE / "figures" / "switchboard.csv")
+    assert block("docs/deviations.md", "switchboard") == switchboard_block(flips)
 
 
 def test_the_published_verdict_is_the_judgement_of_the_published_cells(
@@ -64,7 +73,7 @@ def test_publishing_the_same_cells_again_changes_nothing(
     shutil.copytree(REFERENCE / "figures", tmp_path / "figures")
     shutil.copyfile(ROOT / ".gitignore", tmp_path / ".gitignore")  # what git does not take is left out
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    for name in ("README.md", "docs/results.md"):
+    for name in ("README.md", "docs/results.md", "docs/deviations.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
     stale = tmp_path / "results/reference/campaign/config/0123456789ab.yaml"
@@ -72,15 +81,17 @@ def test_publishing_the_same_cells_again_changes_nothing(
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != stale}
     monkeypatch.chdir(tmp_path)
     names = sorted({path.stem for path in (REFERENCE / "figures").iterdir()})
-    pages = ["--readme", "README.md", "--page", "docs/results.md"]
+    pages = ["--readme", "README.md", "--page", "docs/results.md", "--switches", "docs/deviations.md"]
+    pages += ["--switchboard", "results/reference/switchboard"]
     assert publish.main(["--scale", "campaign", "--figures", *names, *pages]) == 0
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert publish.main(["--scale", "campaign", "--figures", "core_extra", *pages]) == EXIT_DATA
 
 
 def test_every_published_file_is_what_its_manifest_and_the_sums_say() -> None:
-    found = verify([CAMPAIGN])
-    assert found.checked > 80 and not found.damaged and not found.unlisted
+    for results, least in ((CAMPAIGN, 80), (SWITCHBOARD, 40)):
+        found = verify([results])
+        assert found.checked > least and not found.damaged and not found.unlisted
     sums = [line.split() for line in (REFERENCE / "SHA256SUMS").read_text().splitlines()]
     assert {name for _, name in sums} == {path.name for path in (REFERENCE / "figures").iterdir()}
     for sha256, name in sums:

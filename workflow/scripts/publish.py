@@ -12,7 +12,13 @@ from pathlib import Path
 import pandas as pd
 
 from dm2core.analysis.claims import load_claims
-from dm2core.analysis.results_page import conditions_block, effort_block, replace_block, verdict_block
+from dm2core.analysis.results_page import (
+    conditions_block,
+    effort_block,
+    replace_block,
+    switchboard_block,
+    verdict_block,
+)
 from dm2core.analysis.run_table import planned_runs, read_runs
 from dm2core.analysis.scores import ResultsError
 from dm2core.config import ConfigError, load_config
@@ -30,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--figures", nargs="+", required=True, help="names, drawn into figures/")
     parser.add_argument("--readme", type=Path, required=True)
     parser.add_argument("--page", type=Path, required=True)
+    parser.add_argument(
+        "--switchboard", type=Path, required=True, help="results of figure switchboard's runs"
+    )
+    parser.add_argument("--switches", type=Path, required=True, help="the page about the switches")
     args = parser.parse_args(argv)
     try:
         config = load_config(Path("config/config.yaml"), {"scale": args.scale})
@@ -44,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "conditions": conditions_block(runs, claims, planned_runs(config)),
                 "effort": effort_block(results),
             },
+            args.switches: {"switchboard": switchboard_block(pd.read_csv("figures/switchboard.csv"))},
         }
         for path, bodies in blocks.items():
             text = path.read_text(encoding="utf-8")
@@ -53,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in (results / "config").glob("*.yaml"):
             if load_config(path) != config:  # an earlier stage's plan
                 path.unlink()
-        leave_out(results, _ignored(results))
+        for folder in (results, args.switchboard):
+            leave_out(folder, _ignored(folder))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
