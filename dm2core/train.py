@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +47,7 @@ from dm2core.records.manifest import VERSION, CellManifest, to_bytes
 from dm2core.records.metrics import MetricLog, write_parquet
 from dm2core.records.progress import CellProgress
 from dm2core.records.starts import note_progress, note_start
+from dm2core.records.state import left_over, remove_state
 
 
 @dataclass
@@ -76,8 +76,8 @@ def train_cell(
         cell_lock(state_folder, wait="SLURM_JOB_ID" in os.environ) as lock,
         catch_signals() as interrupt,
     ):
-        if lock.waited and is_finished(cell, out):
-            shutil.rmtree(state_folder)
+        if (lock.waited or left_over(state_folder)) and is_finished(cell, out):
+            remove_state(state_folder)  # by the process before this one, which died before it could
             return
         clear(out, state_folder)
         code = provenance.code_version()  # what runs, even if the sources change meanwhile
@@ -94,7 +94,7 @@ def train_cell(
         }
         about = {"code": code, "config_sha256": config_sha256, "inputs": inputs_of(cell, out, demos)}
         finish(run, out, about | {"last_attempt": timing}, attempts)
-        shutil.rmtree(state_folder)
+        remove_state(state_folder)
 
 
 def is_finished(cell: CellConfig, out: Path) -> bool:

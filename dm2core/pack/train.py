@@ -8,7 +8,6 @@ else is in a round changes a cell's numbers by rounding, so a pack that was kill
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from dm2core.records.interrupt import catch_signals
 from dm2core.records.lock import CellLock, cell_lock
 from dm2core.records.progress import CellProgress
 from dm2core.records.starts import note_start
+from dm2core.records.state import remove_state
 from dm2core.train import (
     Run,
     clear,
@@ -111,7 +111,7 @@ def train_pack(
         if failed:
             raise NumericError("; ".join(failed))
         for member, _ in held:
-            shutil.rmtree(member.state)
+            remove_state(member.state)
 
 
 def _hold(members: list[Member], stack: ExitStack) -> list[tuple[Member, CellLock]]:
@@ -122,7 +122,7 @@ def _hold(members: list[Member], stack: ExitStack) -> list[tuple[Member, CellLoc
     waited = any(lock.waited for lock in locks.values())
     for member in members:
         if waited and member.finished():
-            shutil.rmtree(member.state)
+            remove_state(member.state)
             del locks[member]
     return [(member, locks[member]) for member in members if member in locks]
 
@@ -132,7 +132,7 @@ def _tidy(finished: set[Member]) -> None:
     for member in finished:
         if member.state.exists():
             with suppress(TryAgain), cell_lock(member.state):
-                shutil.rmtree(member.state)
+                remove_state(member.state)
 
 
 def _into_step(members: list[Member]) -> None:

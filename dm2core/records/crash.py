@@ -19,6 +19,7 @@ POINTS = {
     "checkpoint-saved": "the checkpoint is, too",
     "results-written": "all results of a cell or a step are there, their manifest is not",
     "manifest-written": "the manifest is there, and so is the state of a cell that is not needed any more",
+    "checkpoints-removed": "the checkpoints of a finished cell are gone, the rest of its state is not",
 }
 
 _reached = 0

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,32 @@ def test_death_at_a_named_point_leaves_the_same_bits(
     assert wait(start(cell, tmp_path / "out", tmp_path / "state", None)) == 0
     assert outputs(tmp_path / "out") == undisturbed
     assert not (tmp_path / "state").exists() and not list((tmp_path / "out").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("crash", ["manifest-written", "checkpoints-removed"])
+def test_death_after_the_manifest_and_results_that_a_scheduler_took_away(
+    crash: str, cells: Cells, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake deletes the outputs of a job that was killed, finished or not."""
+    cell, _ = cells["ippo"]
+    with monkeypatch.context() as patch:
+        patch.setenv("DM2_CRASH_AT", crash)
+        assert wait(start(cell, tmp_path / "out", tmp_path / "state", None)) == -signal.SIGKILL
+    shutil.rmtree(tmp_path / "out")
+    assert wait(start(cell, tmp_path / "out", tmp_path / "state", None)) == 0
+    assert outputs(tmp_path / "out") == undisturbed and not (tmp_path / "state").exists()
+
+
+def test_a_finished_cell_whose_state_was_left_is_not_trained_again(
+    cells: Cells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, _ = cells["ippo"]
+    with monkeypatch.context() as patch:
+        patch.setenv("DM2_CRASH_AT", "checkpoints-removed")
+        assert wait(start(cell, tmp_path / "out", tmp_path / "state", None)) == -signal.SIGKILL
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    assert wait(start(cell, tmp_path / "out", tmp_path / "state", None)) == 0
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before and not (tmp_path / "state").exists()
 
 
 def test_no_more_than_one_iteration_is_lost(
