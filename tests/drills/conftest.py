@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from tests.shell.conftest import ROOT, cells, config, demo_sets, experts
 __all__ = ["cells", "config", "demo_sets", "experts", "pack_config"]
 
 _rows: list[str] = []
+_skipped: dict[str, str] = {}  # node id -> why
 Say = Callable[[str], None]
 
 
@@ -23,7 +24,16 @@ def say(request: pytest.FixtureRequest) -> Iterator[Say]:
     began, told = time.monotonic(), list[str]()
     yield told.append
     seconds = time.monotonic() - began
-    _rows.append(f"| `{request.node.name}` | {'; '.join(told) or 'failed'} | {seconds:.0f} |")
+    told = told or [_skipped.get(request.node.nodeid, "failed")]
+    _rows.append(f"| `{request.node.name}` | {'; '.join(told)} | {seconds:.0f} |")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple):
+        _skipped[item.nodeid] = report.longrepr[2]
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
