@@ -63,7 +63,16 @@ class Clone:
 
     def snakemake(self, target: str, *arguments: str) -> subprocess.Popen[str]:
         """Started, not waited for; it writes to snakemake.log."""
-        command = ["snakemake", target, *arguments, "--configfile", "small.yaml"]
+        # Tests that a script started in the background ignore interrupts, and so would what they start.
+        command = [
+            "env",
+            "--default-signal=INT",
+            "snakemake",
+            target,
+            *arguments,
+            "--configfile",
+            "small.yaml",
+        ]
         with open(self.folder / "snakemake.log", "a") as log:
             return subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, text=True
