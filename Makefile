@@ -80,14 +80,17 @@ report: setup
 STAGES := demo_ablation core gail_only bc_pretrain demo_quality tuning state_action
 PUBLISHED := demo_ablation core gail_only bc_pretrain demo_quality tuning state_action
 REFERENCE := results/reference/campaign
-SWITCHBOARD := results/reference/switchboard
-DRAWN := $(PUBLISHED) switchboard
+# Figures of runs at scale quick, each with results of its own.
+QUICK := switchboard methods
+DRAWN := $(PUBLISHED) $(QUICK)
 RULES := --allowed-rules collect_scores plot_demo_ablation collect_figure plot_figure verdict
-DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(SWITCHBOARD)/tables $(DRAWN:%=figures/%.*) && \
+DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(QUICK:%=results/reference/%/tables) $(DRAWN:%=figures/%.*) && \
   $(BIN)/snakemake $(PUBLISHED:%=figures/%.pdf) $(REFERENCE)/verdict/verdict.md --cores all \
     --configfile config/scale/campaign.yaml --quiet rules host reason $(RULES) && \
-  $(BIN)/snakemake figures/switchboard.pdf --cores all --config scale=quick results=$(SWITCHBOARD) \
-    --quiet rules host reason $(RULES)
+  for name in $(QUICK); do \
+    $(BIN)/snakemake figures/$$name.pdf --cores all --config scale=quick results=results/reference/$$name \
+      --quiet rules host reason $(RULES) || exit 1; \
+  done
 
 figures-from-reference: setup
 	$(DRAW)
@@ -105,7 +108,7 @@ campaign: setup
 publish: setup
 	$(DRAW)
 	$(BIN)/python workflow/scripts/publish.py --scale campaign --figures $(DRAWN) --readme README.md --page docs/results.md \
-	  --switchboard $(SWITCHBOARD) --switches docs/deviations.md
+	  --quick $(QUICK:%=results/reference/%) --switches docs/deviations.md --scales docs/scales.md
 
 mlflow: setup
 	$(BIN)/dm2 track $(if $(SCALE),--set scale=$(SCALE))

@@ -35,6 +35,7 @@ FIGURES = (
     "qmix_arch",
     "state_action",
     "switchboard",
+    "methods",
     "tuning",
 )
 Env = Literal["embedded", "smac"]

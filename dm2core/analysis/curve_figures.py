@@ -54,6 +54,7 @@ COLOURS = {
     "qmix_fc3": "#56B4E9",
     "rmappo": "#CC79A7",
 }
+SPARE = ("#56B4E9", "#999999", "#8C510A", "#F0E442")  # for a method whose colour a curve before it has
 CROWDED = 5  # above so many curves a panel's single runs hide each other; the CSV has them
 SHADES = {"dm2": "viridis", "gail_only": "autumn", "dm2_state_action": "autumn"}
 PAPER_FILES = {
@@ -118,7 +119,9 @@ def colours(runs: list[str]) -> dict[str, tuple[float, float, float]]:
         unchanged = [run for run in same if not split_method(split_run(run)[0])[1]]
         plain = same if len(same) == 1 else unchanged if base not in SHADES else []
         if len(plain) == 1:  # keeps the method's colour
-            out[plain[0]] = mpl.colors.to_rgb(COLOURS[base])
+            out[plain[0]] = next(
+                rgb for rgb in map(mpl.colors.to_rgb, (COLOURS[base], *SPARE)) if rgb not in out.values()
+            )
             shaded = [run for run in same if run not in plain]
         ends = (0.1, 0.85) if base in SHADES else (0.85, 0.1)  # far from the shades of DM2
         shades = mpl.colormaps[SHADES.get(base, "turbo")](np.linspace(*ends, len(shaded)))

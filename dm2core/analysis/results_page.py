@@ -1,4 +1,4 @@
-"""Blocks of the pages that are computed from published runs: verdict, conditions, what it cost, the switchboard."""
+"""Blocks of the pages that are computed from published runs: verdict, conditions, cost, switchboard, methods."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from dm2core.analysis.switchboard import unflipped
 from dm2core.analysis.verdict import summarise
 from dm2core.errors import DataError
 from dm2core.records.manifest import CellManifest, read_manifest
+
+LEARNT = 0.8  # win rate of one evaluation
 
 
 def verdict_block(judged: pd.DataFrame) -> str:
@@ -127,6 +129,22 @@ def switchboard_block(summary: pd.DataFrame) -> str:
             difference = f"{_signed(value)} [{_signed(low)}, {_signed(high)}]"
         rows.append([*row, difference])
     return _table(["condition", "runs", "area", "last fifth", "area beside unflipped DM2 [95 %]"], rows)
+
+
+def methods_block(drawn: pd.DataFrame) -> str:
+    """A row per condition of figures/methods.csv: when each run first won `LEARNT` of its battles, and how it ended."""
+    rows = []
+    for run, group in drawn[drawn["series"] == "seed"].groupby("condition", sort=False):
+        first, last = [], []
+        for _, one in group.sort_values("env_steps").groupby("seed", sort=False):
+            reached = one.loc[one["win_rate"] >= LEARNT, "env_steps"]
+            first.append(f"{reached.iloc[0]:,.0f}" if len(reached) else "never")
+            last.append(f"{one['win_rate'].iloc[-1]:.2f}")
+        learnt = len(first) - first.count("never")
+        rows.append([f"`{run}`", f"{learnt} of {len(first)}", "; ".join(first), "; ".join(last)])
+    return _table(
+        ["condition", f"runs that won {LEARNT} of an evaluation", "first at env steps", "at the end"], rows
+    )
 
 
 def replace_block(text: str, name: str, body: str) -> str:

@@ -15,6 +15,7 @@ from dm2core.analysis.claims import load_claims
 from dm2core.analysis.results_page import (
     conditions_block,
     effort_block,
+    methods_block,
     replace_block,
     switchboard_block,
     verdict_block,
@@ -28,7 +29,7 @@ from workflow.scripts import judge, publish
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "results" / "reference"
 CAMPAIGN = REFERENCE / "campaign"
-SWITCHBOARD = REFERENCE / "switchboard"
+QUICK = [REFERENCE / name for name in ("switchboard", "methods")]
 (CONFIG,) = (CAMPAIGN / "config").glob("*.yaml")
 
 
@@ -51,6 +52,8 @@ def test_the_pages_say_what_the_published_cells_give() -> None:
     assert block("docs/results.md", "effort") == effort_block(CAMPAIGN)
     flips = pd.read_csv(REFERENCE / "figures" / "switchboard.csv")
     assert block("docs/deviations.md", "switchboard") == switchboard_block(flips)
+    learnt = pd.read_csv(REFERENCE / "figures" / "methods.csv")
+    assert block("docs/scales.md", "methods") == methods_block(learnt)
 
 
 def test_the_published_verdict_is_the_judgement_of_the_published_cells(
@@ -73,7 +76,7 @@ def test_publishing_the_same_cells_again_changes_nothing(
     shutil.copytree(REFERENCE / "figures", tmp_path / "figures")
     shutil.copyfile(ROOT / ".gitignore", tmp_path / ".gitignore")  # what git does not take is left out
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    for name in ("README.md", "docs/results.md", "docs/deviations.md"):
+    for name in ("README.md", "docs/results.md", "docs/deviations.md", "docs/scales.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
     stale = tmp_path / "results/reference/campaign/config/0123456789ab.yaml"
@@ -82,14 +85,20 @@ def test_publishing_the_same_cells_again_changes_nothing(
     monkeypatch.chdir(tmp_path)
     names = sorted({path.stem for path in (REFERENCE / "figures").iterdir()})
     pages = ["--readme", "README.md", "--page", "docs/results.md", "--switches", "docs/deviations.md"]
-    pages += ["--switchboard", "results/reference/switchboard"]
+    pages += [
+        "--scales",
+        "docs/scales.md",
+        "--quick",
+        "results/reference/switchboard",
+        "results/reference/methods",
+    ]
     assert publish.main(["--scale", "campaign", "--figures", *names, *pages]) == 0
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert publish.main(["--scale", "campaign", "--figures", "core_extra", *pages]) == EXIT_DATA
 
 
 def test_every_published_file_is_what_its_manifest_and_the_sums_say() -> None:
-    for results, least in ((CAMPAIGN, 80), (SWITCHBOARD, 40)):
+    for results, least in ((CAMPAIGN, 80), *((folder, 40) for folder in QUICK)):
         found = verify([results])
         assert found.checked > least and not found.damaged and not found.unlisted
     sums = [line.split() for line in (REFERENCE / "SHA256SUMS").read_text().splitlines()]

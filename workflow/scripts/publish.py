@@ -15,6 +15,7 @@ from dm2core.analysis.claims import load_claims
 from dm2core.analysis.results_page import (
     conditions_block,
     effort_block,
+    methods_block,
     replace_block,
     switchboard_block,
     verdict_block,
@@ -37,9 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, required=True)
     parser.add_argument("--page", type=Path, required=True)
     parser.add_argument(
-        "--switchboard", type=Path, required=True, help="results of figure switchboard's runs"
+        "--quick", type=Path, nargs="+", required=True, help="results of the runs at scale quick"
     )
     parser.add_argument("--switches", type=Path, required=True, help="the page about the switches")
+    parser.add_argument("--scales", type=Path, required=True, help="the page about the scales")
     args = parser.parse_args(argv)
     try:
         config = load_config(Path("config/config.yaml"), {"scale": args.scale})
@@ -55,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "effort": effort_block(results),
             },
             args.switches: {"switchboard": switchboard_block(pd.read_csv("figures/switchboard.csv"))},
+            args.scales: {"methods": methods_block(pd.read_csv("figures/methods.csv"))},
         }
         for path, bodies in blocks.items():
             text = path.read_text(encoding="utf-8")
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in (results / "config").glob("*.yaml"):
             if load_config(path) != config:  # an earlier stage's plan
                 path.unlink()
-        for folder in (results, args.switchboard):
+        for folder in (results, *args.quick):
             leave_out(folder, _ignored(folder))
     except ConfigError as error:
         print(error, file=sys.stderr)
