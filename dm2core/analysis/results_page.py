@@ -143,7 +143,13 @@ def methods_block(drawn: pd.DataFrame) -> str:
         learnt = len(first) - first.count("never")
         rows.append([f"`{run}`", f"{learnt} of {len(first)}", "; ".join(first), "; ".join(last)])
     return _table(
-        ["condition", f"runs that won {LEARNT} of an evaluation", "first at env steps", "at the end"], rows
+        [
+            "condition",
+            f"runs that won {LEARNT} of an evaluation",
+            "first at env steps, by seed",
+            "at the end, by seed",
+        ],
+        rows,
     )
 
 
