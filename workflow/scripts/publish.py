@@ -64,10 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, body in bodies.items():
                 text = replace_block(text, name, body)
             path.write_text(text, encoding="utf-8")
-        for path in (results / "config").glob("*.yaml"):
-            if load_config(path) != config:  # an earlier stage's plan
-                path.unlink()
-        for folder in (results, *args.quick):
+        plans = {results: config}
+        for folder in args.quick:
+            plans[folder] = load_config(
+                Path("config/config.yaml"), {"scale": "quick", "results": str(folder)}
+            )
+        for folder, plan in plans.items():
+            for path in (folder / "config").glob("*.yaml"):
+                if load_config(path) != plan:  # an earlier one
+                    path.unlink()
             leave_out(folder, _ignored(folder))
     except ConfigError as error:
         print(error, file=sys.stderr)
