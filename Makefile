@@ -19,7 +19,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test test-smac test-slurm check lint drills drills-slurm bench bench-peers figures figures-from-reference campaign publish report mlflow clean
+.PHONY: setup demo test test-smac test-slurm check lint drills drills-slurm bench bench-peers figures figures-from-reference campaign begun publish report mlflow clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -37,6 +37,7 @@ help:
 	echo "make figures  redraw the figures from finished cells, without training"
 	echo "make figures-from-reference  the published figures and verdict from results/reference, without training, and their bytes checked"
 	echo "make campaign   the reproduction, stage by stage, resumable: hours (docs/campaign.md)"
+	echo "make begun      the stage of it that is under way, resumable, in a folder of its own"
 	echo "make publish    figures, verdict and computed pages of what make campaign has finished, to be committed"
 	echo "make report   figures, verdict, battles and provenance as one HTML page that needs nothing else (SCALE=smoke)"
 	echo "make mlflow   deliver finished cells to MLflow and open its pages at http://127.0.0.1:5000 (PORT=5000)"
@@ -104,6 +105,13 @@ campaign: setup
 	  nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml --config only_figure=$$figure \
 	    --cores all --keep-going --quiet rules host reason || exit 1; \
 	done
+
+# Demonstrations are kept, their experts' checkpoints not: what is there is newer than what it was made of.
+begun: setup
+	find results/reference/begun/cells results/reference/begun/experts results/reference/begun/demos -type f \
+	  -exec touch {} + 2>/dev/null || true
+	nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml config/begun.yaml \
+	  --config only_figure=core --cores all --keep-going --quiet rules host reason
 
 publish: setup
 	$(DRAW)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from dm2core.analysis.claims import load_claims
+from dm2core.analysis.grid import all_cells, figure_cells
 from dm2core.analysis.results_page import (
     conditions_block,
     effort_block,
@@ -105,6 +107,17 @@ def test_every_published_file_is_what_its_manifest_and_the_sums_say() -> None:
     assert {name for _, name in sums} == {path.name for path in (REFERENCE / "figures").iterdir()}
     for sha256, name in sums:
         assert hashlib.sha256((REFERENCE / "figures" / name).read_bytes()).hexdigest() == sha256
+
+
+def test_what_is_kept_of_the_stage_under_way_is_planned_there_and_nowhere_else() -> None:
+    begun = REFERENCE / "begun"
+    plan = yaml.safe_load((ROOT / "config" / "begun.yaml").read_text())
+    stage = load_config(ROOT / "config" / "config.yaml", {"scale": "campaign", **plan})
+    planned = {cell.path for cell in figure_cells(stage, "core")}
+    assert planned and planned.isdisjoint(cell.path for cell in all_cells(load_config(CONFIG)))
+    kept = [path.parent.relative_to(begun / "cells").as_posix() for path in begun.glob("cells/**/manifest.json")]
+    assert kept and planned.issuperset(kept)
+    assert not verify([begun]).damaged
 
 
 def test_a_page_without_the_block_is_refused() -> None:
