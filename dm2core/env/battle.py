@@ -23,8 +23,9 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from dm2core.compiler import njit
 
 # Rows of a battle's float block. COOLDOWN: until the weapon is ready; AIM: time in reach and facing the target;
 # SWING: rest of backswing; SECOND: until the second hit (0: none); QUIET: since damage; HELP: until it may call.

@@ -13,9 +13,9 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dm2core.compiler import njit
 from dm2core.types import EnvSpec
 
 # As in battle.py: nothing allocates, so reference counting is off.

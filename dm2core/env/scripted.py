@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dm2core.compiler import njit
 from dm2core.env.vector import BattleSim
 
 I64 = NDArray[np.int64]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import sqrt
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dm2core.compiler import njit
 from dm2core.fused.body import (
     BLOCK,
     above,

@@ -12,9 +12,9 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dm2core.compiler import njit
 from dm2core.fused.cache import KERNEL
 from dm2core.fused.lanes import dot, squares, total
 from dm2core.fused.tiles import PAD, accumulate, affine, product_address, sigmoid32, tanh32

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as fn
 
+from dm2core.compiler import njit
 from dm2core.fused.body import add_rows, copy_row, padded
 from dm2core.fused.cache import KERNEL
 from dm2core.fused.lanes import dot

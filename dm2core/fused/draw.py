@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from dm2core.compiler import njit
 from dm2core.fused.cache import KERNEL
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
+from dm2core.compiler import njit
 from dm2core.fused.cache import INLINE
 
 LANES = 16

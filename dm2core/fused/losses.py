@@ -8,8 +8,8 @@ from __future__ import annotations
 from math import log
 
 import numpy as np
-from numba import njit
 
+from dm2core.compiler import njit
 from dm2core.fused.body import (
     BLOCK,
     above,

@@ -12,10 +12,11 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import cfunc, types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
+from dm2core.compiler import njit
 from dm2core.fused.cache import INLINE, KERNEL
 from dm2core.fused.lanes import fma
 

@@ -19,9 +19,9 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dm2core.compiler import njit
 from dm2core.env.observe import (
     BOOL,
     COOLDOWN_SCALE,

@@ -115,7 +115,9 @@ def test_what_is_kept_of_the_stage_under_way_is_planned_there_and_nowhere_else()
     stage = load_config(ROOT / "config" / "config.yaml", {"scale": "campaign", **plan})
     planned = {cell.path for cell in figure_cells(stage, "core")}
     assert planned and planned.isdisjoint(cell.path for cell in all_cells(load_config(CONFIG)))
-    kept = [path.parent.relative_to(begun / "cells").as_posix() for path in begun.glob("cells/**/manifest.json")]
+    kept = [
+        path.parent.relative_to(begun / "cells").as_posix() for path in begun.glob("cells/**/manifest.json")
+    ]
     assert kept and planned.issuperset(kept)
     assert not verify([begun]).damaged
 
