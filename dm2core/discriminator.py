@@ -25,8 +25,8 @@ BLOCK = 4096  # rows computed at once
 METRICS = ("bce_expert", "bce_policy", "gradient_penalty", "accuracy_expert", "accuracy_policy")
 
 
-def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float) -> Tensor:
-    """Gradient of the loss by autograd; METRICS [5, N]. Its compiled twin is fused/discriminator.py."""
+def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float, report: bool = True) -> Tensor:
+    """Gradient of the loss by autograd; METRICS [5, N]. Its compiled twin, fused/discriminator.py, reads `report`."""
     net.zero_grad(set_to_none=True)
     sums = pairs.alpha.new_zeros(len(METRICS), len(pairs.alpha))
     e_rows, p_rows = (torch.as_tensor(rows) for rows in (pairs.expert_rows, pairs.policy_rows))
@@ -48,17 +48,25 @@ def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float) -> Tensor:
     return sums
 
 
-BACKENDS: dict[str, Callable[[DiscriminatorNet, Pairs, float], Tensor]] = {
+BACKENDS: dict[str, Callable[[DiscriminatorNet, Pairs, float, bool], Tensor]] = {
     "torch": backward,
     "fused": fused.backward,
 }
 
 
 def step(
-    net: DiscriminatorNet, optimizer: torch.optim.Adam, pairs: Pairs, gp_coef: float, compute: str = "torch"
+    net: DiscriminatorNet,
+    optimizer: torch.optim.Adam,
+    pairs: Pairs,
+    gp_coef: float,
+    compute: str = "torch",
+    report: bool = True,
 ) -> dict[str, Tensor]:
-    """One Adam step of every agent's discriminator; per-agent metrics [N], losses before the step."""
-    sums = dict(zip(METRICS, BACKENDS[compute](net, pairs, gp_coef), strict=True))
+    """One Adam step of every agent's discriminator; per-agent metrics [N], losses before the step.
+
+    Without `report` the losses need not be computed, only be finite where they are.
+    """
+    sums = dict(zip(METRICS, BACKENDS[compute](net, pairs, gp_coef, report), strict=True))
     loss = sums["bce_expert"] + sums["bce_policy"] + gp_coef * sums["gradient_penalty"]
     require_finite("discriminator loss", loss)
     optimizer.step()
@@ -80,10 +88,10 @@ def update_discriminators(
 ) -> dict[str, float]:
     """`cfg.steps` Adam steps; metrics of the last step, averaged over agents."""
     metrics: dict[str, Tensor] = {}
-    for _ in range(cfg.steps):
+    for number in range(cfg.steps):
         poll()
         pairs = draw_pairs(expert, policy, slots, cfg, switches, generator)
-        metrics = step(net, optimizer, pairs, cfg.gp_coef, compute)
+        metrics = step(net, optimizer, pairs, cfg.gp_coef, compute, report=number == cfg.steps - 1)
     return {key: float(value.mean()) for key, value in metrics.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -19,6 +20,8 @@ class NotFinite(FloatingPointError):
 
 def require_finite(quantity: str, values: Tensor, *, agent_axis: int | None = 0) -> None:
     """NotFinite unless every value is finite; `agent_axis`: where the agents lie, None if they share the values."""
+    if math.isfinite(values.sum()):  # a tenth of the time; the sum of finite values may overflow
+        return
     bad = ~torch.isfinite(values)
     if not bool(bad.any()):
         return

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from dm2core.compiler import njit
-from dm2core.fused.body import add_rows, copy_row, padded
+from dm2core.fused.body import copy_row, padded
 from dm2core.fused.cache import KERNEL
 from dm2core.fused.lanes import dot
 from dm2core.fused.tiles import accumulate, affine, exp32, product_address, sigmoid32, tanh32
@@ -110,48 +110,47 @@ def make_work(obs_size: int, hidden: int) -> Work:
 
 
 @njit(**KERNEL)
-def _tanh(m, y):  # type: ignore[no-untyped-def]
+def _hidden(m, agent, a, w, k):  # type: ignore[no-untyped-def]
+    """k.h1 and k.h2 from the sums a [m, H] of the first layer."""
     for i in range(m):
-        row = y[i]  # in place: a loop from one array to another that is the same runs element by element
+        row = k.h1[i]
+        copy_row(row, a[i])  # tanh in place: a loop from one array to another may run element by element
+        for j in range(row.size):
+            row[j] = tanh32(row[j])
+    affine(k.product, k.h2[:m], w.b2[agent], k.h1[:m], w.w2[agent])
+    for i in range(m):
+        row = k.h2[i]
         for j in range(row.size):
             row[j] = tanh32(row[j])
 
 
 @njit(**KERNEL)
-def _hidden(m, agent, a, w, k):  # type: ignore[no-untyped-def]
-    """k.h1 and k.h2 from the sums a [m, H] of the first layer."""
-    for i in range(m):
-        copy_row(k.h1[i], a[i])
-    _tanh(m, k.h1)
-    affine(k.product, k.h2[:m], w.b2[agent], k.h1[:m], w.w2[agent])
-    _tanh(m, k.h2)
+def _first_layer_back(m, d1, h1, extra, s1):  # type: ignore[no-untyped-def]
+    """d1: from behind the first tanh to before it, with what does not come through layer 2; s1 += its rows."""
+    for i in range(m):  # rows as views of their own, as in body.py: _gate
+        d, h, e = d1[i], h1[i], extra[i]
+        for j in range(d.size):
+            d[j] = (d[j] + e[j]) * (_ONE - h[j] * h[j])
+            s1[j] += d[j]
 
 
 @njit(**KERNEL)
-def _add_extra(m, d1, h1, extra):  # type: ignore[no-untyped-def]
-    for i in range(m):
-        for j in range(h1.shape[1]):
-            d1[i, j] = (d1[i, j] + extra[i, j]) * (_ONE - h1[i, j] * h1[i, j])
-
-
-@njit(**KERNEL)
-def _below(m, agent, w, k, s):  # type: ignore[no-untyped-def]
-    """From k.d2 (before tanh) and k.extra: the sums of layer 2, of the first bias, and k.d1 (before tanh)."""
-    add_rows(m, s.s2[agent], k.d2)
+def _below(m, agent, w, k, s, d1):  # type: ignore[no-untyped-def]
+    """From k.d2 (before tanh) and k.extra: the sums of layer 2, of the first bias, and d1 [m, H] (before tanh)."""
     accumulate(k.product, s.g2[agent], k.d2[:m].T, k.h1[:m])
-    affine(k.product, k.d1[:m], k.zero, k.d2[:m], w.w2_back[agent])
-    _add_extra(m, k.d1, k.h1, k.extra)
-    add_rows(m, s.s1[agent], k.d1)
+    affine(k.product, d1[:m], k.zero, k.d2[:m], w.w2_back[agent])
+    _first_layer_back(m, d1, k.h1, k.extra, s.s1[agent])
 
 
 @njit(**KERNEL)
-def _entropy_rows(m, agent, a, w_expert, w_policy, w, k, s, metrics):  # type: ignore[no-untyped-def]
-    """Cross-entropies of m rows, sums a [m, H], weights [m] as expert's and as policy's; leaves k.d1."""
+def _entropy_rows(m, agent, a, w_expert, w_policy, report, w, k, s, d1, metrics):  # type: ignore[no-untyped-def]
+    """Cross-entropies of m rows, sums a [m, H], weights [m] as expert's and as policy's; leaves d1 [m, H]."""
     _hidden(m, agent, a, w, k)
-    w3, g3 = w.w3[agent], s.g3[agent]
+    w3, g3, s2 = w.w3[agent], s.g3[agent], s.s2[agent]
     for i in range(m):
         f = w.b3[agent] + dot(k.h2[i], w3)
-        soft = max(f, _ZERO) + np.float32(log1p(exp32(-abs(f))))  # log(1 + e^f)
+        # log(1 + e^f), or a number that is finite where that is
+        soft = max(f, _ZERO) + (np.float32(log1p(exp32(-abs(f)))) if report else _ZERO * f)
         metrics[0] += w_expert[i] * (soft - f)
         metrics[1] += w_policy[i] * soft
         metrics[3] += w_expert[i] if f > _ZERO else _ZERO
@@ -164,61 +163,60 @@ def _entropy_rows(m, agent, a, w_expert, w_policy, w, k, s, metrics):  # type: i
             h = h2[j]
             g3[j] += d * h
             d2[j] = d * w3[j] * (_ONE - h * h)
+            s2[j] += d2[j]
             extra[j] = _ZERO
-    _below(m, agent, w, k, s)
+    _below(m, agent, w, k, s, d1)
 
 
 @njit(**KERNEL)
 def _first_slopes(m, w3, k):  # type: ignore[no-untyped-def]
     for i in range(m):
-        for j in range(w3.size):
-            k.q2[i, j] = w3[j] * (_ONE - k.h2[i, j] * k.h2[i, j])
+        q, h = k.q2[i], k.h2[i]
+        for j in range(q.size):
+            q[j] = w3[j] * (_ONE - h[j] * h[j])
 
 
 @njit(**KERNEL)
 def _second_slopes(m, q1, u1, h1):  # type: ignore[no-untyped-def]
     for i in range(m):
-        for j in range(h1.shape[1]):
-            q1[i, j] = u1[i, j] * (_ONE - h1[i, j] * h1[i, j])
+        q, u, h = q1[i], u1[i], h1[i]
+        for j in range(q.size):
+            q[j] = u[j] * (_ONE - h[j] * h[j])
 
 
 @njit(**KERNEL)
-def _norm_rows(m, weight, coef, q1, v, scaled):  # type: ignore[no-untyped-def]
+def _norms_back(m, weight, coef, q1, v, scaled, h1, u1, extra):  # type: ignore[no-untyped-def]
     """sum weight (|g| - 1)^2 of input gradients g = q1 W1, from v = q1 gram, since |g|^2 = q1 . v.
 
-    With c_n the factor that turns g_n into the derivative of coef times the sum, v and scaled become c v and c q1.
+    With c_n the factor that turns g_n into the derivative of coef times the sum: scaled = c q1, extra = the share of
+    dL/dq1 = c v in dL/dh1, and v becomes dL/du1.
     """
     loss = 0.0
     for i in range(m):
         q, row, out = q1[i], v[i], scaled[i]
+        h, u, e = h1[i], u1[i], extra[i]
         norm = np.float32(sqrt(max(dot(q, row), _ZERO) + _TINY))
         loss += weight[i] * (norm - _ONE) * (norm - _ONE)
         c = coef * _TWO * weight[i] * (norm - _ONE) / norm
         for j in range(row.size):
-            row[j] *= c
             out[j] = q[j] * c
+        for j in range(row.size):
+            d = row[j] * c
+            e[j] = -_TWO * h[j] * d * u[j]
+            row[j] = d * (_ONE - h[j] * h[j])
     return loss
 
 
 @njit(**KERNEL)
-def _slopes_back(m, v, h1, u1, extra):  # type: ignore[no-untyped-def]
-    """From v = dL/dq1: extra = its share in dL/dh1, v becomes dL/du1."""
+def _top_back(m, v, h2, d2, w3, g3, s2):  # type: ignore[no-untyped-def]
+    """From v = dL/dq2: sums of the head, d2 = dL/d(layer 2 before tanh), and s2 += its rows."""
     for i in range(m):
-        for j in range(h1.shape[1]):
-            h = h1[i, j]
-            extra[i, j] = -_TWO * h * v[i, j] * u1[i, j]
-            v[i, j] = v[i, j] * (_ONE - h * h)
-
-
-@njit(**KERNEL)
-def _top_back(m, v, h2, d2, w3, g3):  # type: ignore[no-untyped-def]
-    """From v = dL/dq2: sums of the head, and d2 = dL/d(layer 2 before tanh)."""
-    for i in range(m):
-        for j in range(w3.size):
-            h = h2[i, j]
-            slope = _ONE - h * h
-            g3[j] += v[i, j] * slope
-            d2[i, j] = -_TWO * h * v[i, j] * w3[j] * slope
+        slopes, h, d = v[i], h2[i], d2[i]
+        for j in range(d.size):
+            slope = _ONE - h[j] * h[j]
+            g3[j] += slopes[j] * slope
+            d[j] = -_TWO * h[j] * slopes[j] * w3[j] * slope
+            s2[j] += d[j]
 
 
 @njit(**KERNEL)
@@ -233,13 +231,12 @@ def _penalty_rows(m, agent, a, weight, coef, w, k, s, metrics):  # type: ignore[
     affine(k.product, k.u1[:m], k.zero, k.q2[:m], w.w2_back[agent])
     _second_slopes(m, k.q1, k.u1, k.h1)
     affine(k.product, k.v[:m], k.zero, k.q1[:m], k.gram)
-    metrics[2] += _norm_rows(m, weight, coef, k.q1, k.v, k.d1)
+    metrics[2] += _norms_back(m, weight, coef, k.q1, k.v, k.d1, k.h1, k.u1, k.extra)
     accumulate(k.product, k.outer, k.d1[:m].T, k.q1[:m])
-    _slopes_back(m, k.v, k.h1, k.u1, k.extra)
     accumulate(k.product, s.g2[agent], k.q2[:m].T, k.v[:m])
     affine(k.product, k.d1[:m], k.zero, k.v[:m], w.w2[agent])
-    _top_back(m, k.d1, k.h2, k.d2, w.w3[agent], s.g3[agent])
-    _below(m, agent, w, k, s)
+    _top_back(m, k.d1, k.h2, k.d2, w.w3[agent], s.g3[agent], s.s2[agent])
+    _below(m, agent, w, k, s, k.d1)
 
 
 @njit(**KERNEL)
@@ -277,7 +274,7 @@ def _share(m, k):  # type: ignore[no-untyped-def]
 
 
 @njit(**KERNEL)
-def _pairs(m, n_e, n_p, agent, coef, w, k, s, metrics):  # type: ignore[no-untyped-def]
+def _pairs(m, n_e, n_p, agent, coef, report, w, k, s, metrics):  # type: ignore[no-untyped-def]
     """Gradients of m pairs that hold n_e and n_p rows which are not zero."""
     for side in range(2):
         n = n_p if side else n_e
@@ -285,9 +282,7 @@ def _pairs(m, n_e, n_p, agent, coef, w, k, s, metrics):  # type: ignore[no-untyp
             continue
         affine(k.product, k.a[side, :n], w.b1[agent], k.x[side, :n], w.w1[agent])
         w_expert, w_policy = (k.none, k.weight[1]) if side else (k.weight[0], k.none)
-        _entropy_rows(n, agent, k.a[side], w_expert, w_policy, w, k, s, metrics)
-        for i in range(n):
-            copy_row(k.d[side, i], k.d1[i])
+        _entropy_rows(n, agent, k.a[side], w_expert, w_policy, report, w, k, s, k.d[side], metrics)
     _mix(m, w.b1[agent], k)
     _penalty_rows(m, agent, k.v, k.weight[2], coef, w, k, s, metrics)
     _share(m, k)
@@ -298,19 +293,20 @@ def _pairs(m, n_e, n_p, agent, coef, w, k, s, metrics):  # type: ignore[no-untyp
 
 
 @njit(**KERNEL)
-def _zeros(agent, rest_e, rest_p, rest, coef, w, k, s, metrics):  # type: ignore[no-untyped-def]
+def _zeros(agent, rest_e, rest_p, rest, coef, report, w, k, s, metrics):  # type: ignore[no-untyped-def]
     """The input of zeros, once, with the weights of all that have it: the expert's, the policy's, the pairs'."""
     k.weight[0, 0], k.weight[1, 0], k.weight[2, 0] = rest_e, rest_p, rest
     copy_row(k.v[0], w.b1[agent])
-    _entropy_rows(_ROW, agent, k.v, k.weight[0], k.weight[1], w, k, s, metrics)
+    _entropy_rows(_ROW, agent, k.v, k.weight[0], k.weight[1], report, w, k, s, k.d1, metrics)
     _penalty_rows(_ROW, agent, k.v, k.weight[2], coef, w, k, s, metrics)
 
 
 @njit(**KERNEL)
 def gradient(  # type: ignore[no-untyped-def]
-    agent, e_rows, p_rows, e_obs, p_obs, e_empty, p_empty, alpha, w_e, w_p, w_g, coef, w, k, s, metrics
-):
-    """Add one agent's gradients to s, its loss terms to metrics [5].
+    agent, e_rows, p_rows, e_obs, p_obs, e_empty, p_empty, alpha, w_e, w_p, w_g, coef, report,
+    w, k, s, metrics,
+):  # fmt: skip
+    """Add one agent's gradients to s, its loss terms to metrics [5]; see `backward` for `report`.
 
     Pairs n of rows e_rows[n], p_rows[n] [M] into e_obs, p_obs [., O], of which the empty ones are zero.
     """
@@ -337,16 +333,19 @@ def gradient(  # type: ignore[no-untyped-def]
             k.weight[2, m], k.alpha[m] = w_g[n], alpha[n]
             m += 1
         if m == BLOCK:
-            _pairs(m, n_e, n_p, agent, coef, w, k, s, metrics)
+            _pairs(m, n_e, n_p, agent, coef, report, w, k, s, metrics)
             m, n_e, n_p = 0, 0, 0
     if m > 0:
-        _pairs(m, n_e, n_p, agent, coef, w, k, s, metrics)
-    _zeros(agent, rest_e, rest_p, rest, coef, w, k, s, metrics)
+        _pairs(m, n_e, n_p, agent, coef, report, w, k, s, metrics)
+    _zeros(agent, rest_e, rest_p, rest, coef, report, w, k, s, metrics)
     accumulate(k.product, s.g1[agent], k.outer, w.w1_back[agent])
 
 
-def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float) -> Tensor:
-    """Write the gradients of every agent's loss; `discriminator.METRICS` [5, N]."""
+def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float, report: bool = True) -> Tensor:
+    """Write the gradients of every agent's loss; `discriminator.METRICS` [5, N].
+
+    Without `report` the cross-entropies are not computed, only numbers that are finite where they are.
+    """
     n_agents, hidden, obs_size = net.fc1.weight.shape
     w, k = make_weights(net), make_work(obs_size, hidden)
     shapes = [(hidden, padded(obs_size)), (hidden,), (hidden, hidden), (hidden,), (hidden,), ()]
@@ -357,7 +356,7 @@ def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float) -> Tensor:
         gradient(
             i, pairs.expert_rows[i], pairs.policy_rows[i], pairs.expert.obs.numpy(), pairs.policy.obs.numpy(),
             pairs.expert.empty, pairs.policy.empty, *(a[i] for a in weights), np.float32(gp_coef),
-            w, k, s, metrics[i],
+            report, w, k, s, metrics[i],
         )  # fmt: skip
     g1, s1, g2, s2, g3, s3 = (torch.from_numpy(a) for a in s)
     for layer, weight, bias in (

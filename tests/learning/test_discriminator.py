@@ -73,6 +73,20 @@ def test_step_has_the_gradient_of_the_whole_padded_grid(block: int, monkeypatch:
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-8, atol=1e-11)
 
 
+def test_compiled_pairs_are_those_of_the_slots() -> None:
+    expert, policy = (
+        pairing.policy_episodes(rollout(seed, lengths), torch.float64, terminal_row=True)
+        for seed, lengths in ((1, (9, 3, 5, 5, 2)), (2, (1, 9, 9, 4, 2)))
+    )
+    e, p = np.array([4, 0, 2, 1]), np.array([1, 3, 0, 4])
+    for i in range(N_AGENTS):
+        pair, t = pairing.pair_slots(expert, policy, i, e, p)
+        e_rows, p_rows = pairing.paired_rows(expert, policy, i, e, p)
+        np.testing.assert_array_equal(e_rows, expert.slots(i, e[pair], t))
+        np.testing.assert_array_equal(p_rows, policy.slots(i, p[pair], t))
+        assert (e_rows == len(expert.obs) - 1).any() and (p_rows == len(policy.obs) - 1).any()
+
+
 def test_masked_form_ignores_padding_and_dead_rows() -> None:
     policy = pairing.policy_episodes(rollout(1), torch.float64, terminal_row=False)
     g = torch.Generator().manual_seed(0)
