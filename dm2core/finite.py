@@ -20,7 +20,9 @@ class NotFinite(FloatingPointError):
 
 def require_finite(quantity: str, values: Tensor, *, agent_axis: int | None = 0) -> None:
     """NotFinite unless every value is finite; `agent_axis`: where the agents lie, None if they share the values."""
-    if math.isfinite(values.detach().sum()):  # a tenth of the time; the sum of finite values may overflow
+    if math.isfinite(
+        values.detach().sum()
+    ):  # a twentieth of the time on obs; the sum of finite values may overflow
         return
     bad = ~torch.isfinite(values)
     if not bool(bad.any()):

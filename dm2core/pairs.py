@@ -110,18 +110,16 @@ def pair_slots(
 def paired_rows(
     expert: Episodes, policy: Episodes, agent: int, e: NDArray[np.int64], p: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of both sides on the slots of `pair_slots`, compiled: a fifth of the time."""
-    starts, lengths = (
-        (expert.start[agent, e], policy.start[agent, p]),
-        (expert.length[agent, e], policy.length[agent, p]),
-    )
-    count = int(np.maximum(*lengths).sum())
-    rows = np.empty(count, np.int64), np.empty(count, np.int64)
-    _pair(*starts, *lengths, len(expert.obs) - 1, len(policy.obs) - 1, *rows)
-    return rows
+    """Rows of both sides on the slots of `pair_slots`; compiled, which halves the time of `draw_pairs`."""
+    e_length, p_length = expert.length[agent, e], policy.length[agent, p]
+    count = int(np.maximum(e_length, p_length).sum())
+    e_rows, p_rows = np.empty(count, np.int64), np.empty(count, np.int64)
+    e_zero, p_zero = len(expert.obs) - 1, len(policy.obs) - 1
+    _pair(expert.start[agent, e], policy.start[agent, p], e_length, p_length, e_zero, p_zero, e_rows, p_rows)
+    return e_rows, p_rows
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _pair(e_start, p_start, e_length, p_length, e_zero, p_zero, e_rows, p_rows):  # type: ignore[no-untyped-def]
     """Write down what `paired_rows` returns; e_zero, p_zero: the rows that stand for padding."""
     n = 0

@@ -18,7 +18,7 @@ from torch.nn import functional as fn
 
 from dm2core.compiler import njit
 from dm2core.fused.body import copy_row, padded
-from dm2core.fused.cache import KERNEL
+from dm2core.fused.cache import INLINE, KERNEL
 from dm2core.fused.lanes import dot
 from dm2core.fused.tiles import accumulate, affine, exp32, product_address, sigmoid32, tanh32
 from dm2core.nets import DiscriminatorNet
@@ -109,19 +109,21 @@ def make_work(obs_size: int, hidden: int) -> Work:
     return Work(*sides, *pairs, *layers, *squares, zeros(hidden), product_address())  # type: ignore[arg-type]
 
 
+@njit(**INLINE)
+def _tanh(row):  # type: ignore[no-untyped-def]
+    for j in range(row.size):  # in place: a loop from one array to another may run element by element
+        row[j] = tanh32(row[j])
+
+
 @njit(**KERNEL)
 def _hidden(m, agent, a, w, k):  # type: ignore[no-untyped-def]
     """k.h1 and k.h2 from the sums a [m, H] of the first layer."""
     for i in range(m):
-        row = k.h1[i]
-        copy_row(row, a[i])  # tanh in place: a loop from one array to another may run element by element
-        for j in range(row.size):
-            row[j] = tanh32(row[j])
+        copy_row(k.h1[i], a[i])
+        _tanh(k.h1[i])
     affine(k.product, k.h2[:m], w.b2[agent], k.h1[:m], w.w2[agent])
     for i in range(m):
-        row = k.h2[i]
-        for j in range(row.size):
-            row[j] = tanh32(row[j])
+        _tanh(k.h2[i])
 
 
 @njit(**KERNEL)

@@ -15,6 +15,7 @@ from dm2core import discriminator as disc
 from dm2core import pairs as pairing
 from dm2core.config import Discriminator, Switches
 from dm2core.env.vector import make_env
+from dm2core.finite import NotFinite
 from dm2core.fused import tiles
 from dm2core.nets import Actor, Critic, DiscriminatorNet
 from dm2core.ppo import Learners, make_batch, make_learners, minibatch_step
@@ -117,6 +118,38 @@ def test_discriminator_gradient_is_torchs_in_double_precision(switches: Switches
         assert b.grad is not None
         scale = float(b.grad.abs().max())
         assert float((a.grad.double() - b.grad).abs().max()) <= 2e-5 * scale, name
+
+
+def test_discriminator_learns_the_same_whether_its_losses_are_read_or_not() -> None:
+    cfg = Discriminator(lr=1e-3, hidden_size=16, steps=1, episodes_per_step=50, gp_coef=10.0)
+    sides = [pairing.policy_episodes(rollout(s, LENGTHS), torch.float32, terminal_row=True) for s in (1, 2)]
+    pairs = pairing.draw_pairs(*sides, LIMIT + 1, cfg, AUTHORS, torch.Generator().manual_seed(7))
+    found = []
+    for report in (True, False):
+        net = DiscriminatorNet(N_AGENTS, OBS, 16).init(torch.Generator().manual_seed(3))
+        sums = dict(zip(disc.METRICS, disc.BACKENDS["fused"](net, pairs, 10.0, report), strict=True))
+        found.append((sums, [p.grad for p in net.parameters()]))
+    (read, gradients), (unread, same) = found
+    for a, b in zip(gradients, same, strict=True):
+        assert a is not None and b is not None and torch.equal(a, b)
+    for name in ("gradient_penalty", "accuracy_expert", "accuracy_policy"):
+        assert torch.equal(read[name], unread[name])
+    assert torch.isfinite(unread["bce_expert"]).all() and not torch.equal(
+        read["bce_expert"], unread["bce_expert"]
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_logit_that_is_not_finite_ends_the_step_whether_losses_are_read_or_not(value: float) -> None:
+    cfg = Discriminator(lr=1e-3, hidden_size=16, steps=1, episodes_per_step=50, gp_coef=10.0)
+    sides = [pairing.policy_episodes(rollout(s, LENGTHS), torch.float32, terminal_row=True) for s in (1, 2)]
+    pairs = pairing.draw_pairs(*sides, LIMIT + 1, cfg, AUTHORS, torch.Generator().manual_seed(7))
+    for report in (True, False):
+        net = DiscriminatorNet(N_AGENTS, OBS, 16).init(torch.Generator().manual_seed(3))
+        with torch.no_grad():
+            net.head.bias[1] = value
+        with pytest.raises(NotFinite, match="discriminator loss of agent 1"):
+            disc.step(net, torch.optim.Adam(net.parameters()), pairs, 10.0, "fused", report)
 
 
 def _players() -> tuple[Actor, Critic]:
