@@ -26,12 +26,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from dm2core.env.vector import BattleSim
-from dm2core.fused.body import _gate, _gate_back, _rectify, _rectify_back, add_rows, copy_row, padded
+from dm2core.fused.body import add_rows, copy_row, gate, gate_back, padded, rectify, rectify_back
 from dm2core.fused.cache import KERNEL
 from dm2core.fused.draw import pick, uniform
+from dm2core.fused.formula import exp32
 from dm2core.fused.lanes import dot
 from dm2core.fused.losses import _value_gradient, softmax
-from dm2core.fused.tiles import accumulate, affine, exp32, product_address
+from dm2core.fused.tiles import accumulate, affine, product_address
+from dm2core.memory import aligned_zeros
 from dm2core.rmappo.update import buffer_gae
 from dm2core.rng import battle_keys, stream
 from dm2core.torch_rng import torch_stream
@@ -173,8 +175,8 @@ def initialize(w: Weights, n_actions: int, generator: torch.Generator) -> None:
     torch.nn.init.trunc_normal_(
         torch.from_numpy(w.wx), 0.0, deviation, -2 * deviation, 2 * deviation, generator=generator
     )
-    for gate in range(3):
-        orthogonal(w.wh[:, gate * hidden : (gate + 1) * hidden], 1.0)
+    for start in range(0, 3 * hidden, hidden):
+        orthogonal(w.wh[:, start : start + hidden], 1.0)
     orthogonal(w.w2[:, :hidden], 2.0)
     orthogonal(w.w2[:, hidden:], 2.0)
     orthogonal(w.w3[:hidden, :n_actions], 0.01)
@@ -190,9 +192,9 @@ def make_back(w: Weights) -> Back:
 def make_work(size_in: int, hidden: int, n_actions: int, steps: int) -> Work:
     """Room for a group of lives of at most `steps` steps."""
     out = padded(n_actions + 1)
-    long = [np.zeros((GROUP * steps, n), np.float32) for n in (size_in, hidden, 3 * hidden, *[hidden] * 3)]
+    long = [aligned_zeros(GROUP * steps, n) for n in (size_in, hidden, 3 * hidden, *[hidden] * 3)]
     widths = (hidden, 2 * hidden, out, out, 2 * hidden, 3 * hidden, hidden, hidden)
-    short = [np.zeros((GROUP, n), np.float32) for n in widths]
+    short = [aligned_zeros(GROUP, n) for n in widths]
     return Work(*long, *short, np.zeros(steps + 1, np.int64), n_actions, product_address())
 
 
@@ -201,13 +203,13 @@ def _forward(o, m, w, k):  # type: ignore[no-untyped-def]
     """From rows o.. of k.x and k.h to the first rows of k.h_next and k.out; m rows."""
     p, e, both = k.product, o + m, 2 * k.h.shape[1]
     affine(p, k.y1[o:e], w.b1, k.x[o:e], w.w1)
-    _rectify(m, k.y1[o:e])
+    rectify(m, k.y1[o:e])
     affine(p, k.gates[o:e], w.bx, k.y1[o:e], w.wx)
     accumulate(p, k.gates[o:e, :both], k.h[o:e], w.wh[:, :both])
     affine(p, k.new_h[o:e], w.bh, k.h[o:e], w.wh[:, both:])
-    _gate(m, k.gates[o:e], k.new_h[o:e], k.h[o:e], k.h_next)
+    gate(m, k.gates[o:e], k.new_h[o:e], k.h[o:e], k.h_next)
     affine(p, k.y2[:m], w.b2, k.h_next[:m], w.w2)
-    _rectify(m, k.y2)
+    rectify(m, k.y2)
     affine(p, k.out[:m], w.b3, k.y2[:m], w.w3)
 
 
@@ -218,7 +220,7 @@ def _outputs_back(o, m, back, g, k):  # type: ignore[no-untyped-def]
     add_rows(m, g.b3, k.d_out)
     accumulate(p, g.w3, k.y2[:m].T, k.d_out[:m])
     affine(p, k.d_y2[:m], back.zero, k.d_out[:m], back.w3)
-    _rectify_back(m, k.d_y2, k.y2)
+    rectify_back(m, k.d_y2, k.y2)
     add_rows(m, g.b2, k.d_y2)
     accumulate(p, g.w2, k.h_next[:m].T, k.d_y2[:m])
     affine(p, k.d_h[o : o + m], back.zero[: k.h.shape[1]], k.d_y2[:m], back.w2)
@@ -229,14 +231,14 @@ def _step_back(o, m, before, back, g, k):  # type: ignore[no-untyped-def]
     """From rows o.. of k.d_h to rows `before`.. of it (the step before; below 0: none), adding to the gradient."""
     p, e, size = k.product, o + m, k.h.shape[1]
     both = 2 * size
-    _gate_back(m, k.d_h[o:e], k.gates[o:e], k.new_h[o:e], k.h[o:e], k.d_gates, k.d_new_h)
+    gate_back(m, k.d_h[o:e], k.gates[o:e], k.new_h[o:e], k.h[o:e], k.d_gates, k.d_new_h)
     add_rows(m, g.bx, k.d_gates)
     add_rows(m, g.bh, k.d_new_h)
     accumulate(p, g.wx, k.y1[o:e].T, k.d_gates[:m])
     accumulate(p, g.wh[:, :both], k.h[o:e].T, k.d_gates[:m, :both])
     accumulate(p, g.wh[:, both:], k.h[o:e].T, k.d_new_h[:m])
     affine(p, k.d_y1[:m], back.zero[:size], k.d_gates[:m], back.wx)
-    _rectify_back(m, k.d_y1, k.y1[o:e])
+    rectify_back(m, k.d_y1, k.y1[o:e])
     add_rows(m, g.b1, k.d_y1)
     accumulate(p, g.w1, k.x[o:e].T, k.d_y1[:m])
     if before >= 0:

@@ -1,4 +1,4 @@
-"""What a cell's memory needs beyond torch: zeros that cost nothing until written, and giving freed memory back."""
+"""A cell's memory: zeros that cost nothing until written, zeros for kernels, and giving freed memory back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import ctypes
 import math
 import mmap
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -22,6 +24,14 @@ def lazy_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
         room.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(room, dtype=dtype).view(shape)
+
+
+def aligned_zeros(*shape: int) -> NDArray[np.float32]:
+    """float32 zeros that begin on a line of the cache, as torch allocates them and numpy does not.
+
+    Otherwise every whole vector of a kernel lies in two lines: an update of PPO took a twentieth longer.
+    """
+    return torch.zeros(shape).numpy()
 
 
 def trim() -> None:

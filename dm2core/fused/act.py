@@ -11,7 +11,7 @@ from dm2core.compiler import njit
 from dm2core.fused.body import (
     BLOCK,
     above,
-    copy_row,
+    copy,
     forward,
     make_work,
     padded,
@@ -23,10 +23,11 @@ from dm2core.fused.draw import pick, uniform
 from dm2core.fused.fold import fold
 from dm2core.fused.lanes import squares, total
 from dm2core.fused.losses import softmax
+from dm2core.memory import aligned_zeros
 from dm2core.nets import Actor, Critic
 from dm2core.types import BattleEnv, Grids
 
-_ONE, _EPS = np.float32(1.0), np.float32(1e-5)
+_ONE, _EPS, _ROW = np.float32(1.0), np.float32(1e-5), np.int64(1)
 
 
 @njit(**KERNEL)
@@ -58,7 +59,7 @@ def _values(t, agent, live, n, last_action, h, obs, n_actions, size, shared, w, 
         m = min(BLOCK, n - start)
         for i in range(m):
             b = live[start + i]
-            copy_row(k.h[i], h[b, agent])
+            copy(_ROW, (h[b, agent],), (), (k.h[i],))
             if not shared:
                 _input(obs[b, agent], last_action[b, agent], n_actions, agent, size, k.x[i])
         if shared:
@@ -69,7 +70,7 @@ def _values(t, agent, live, n, last_action, h, obs, n_actions, size, shared, w, 
         for i in range(m):
             b = live[start + i]
             values[t, b, agent] = k.out[i, 0]
-            copy_row(h[b, agent], k.h_next[i])
+            copy(_ROW, (k.h_next[i],), (), (h[b, agent],))
 
 
 @njit(**KERNEL)
@@ -82,12 +83,12 @@ def _actions(  # type: ignore[no-untyped-def]
         m = min(BLOCK, n - start)
         for i in range(m):
             b = live[start + i]
-            copy_row(k.h[i], h[b, agent])
+            copy(_ROW, (h[b, agent],), (), (k.h[i],))
             _input(obs[b, agent], last_action[b, agent], n_actions, agent, size, k.x[i])
         forward(m, agent, w, k)
         for i in range(m):
             b = live[start + i]
-            copy_row(h[b, agent], k.h_next[i])
+            copy(_ROW, (k.h_next[i],), (), (h[b, agent],))
             out, pi = k.out[i], k.d_out[i]
             softmax(avail[b, agent], out, pi)
             action = -1
@@ -119,6 +120,13 @@ def _sort(live, agent, alive, last_action, acting, waiting, dead):  # type: igno
     return n_acting, n_waiting, n_dead
 
 
+@njit(**KERNEL)
+def _keep(live, h, out):  # type: ignore[no-untyped-def]
+    """Hidden states of the listed battles to out [B, N, H]."""
+    for b in live:
+        copy(h.shape[1], (h[b],), (), (out[b],))
+
+
 class FusedPlayers:
     """N actors, and critics if given, playing B battles; float32."""
 
@@ -126,9 +134,9 @@ class FusedPlayers:
         n_agents, n_actions, hidden = actor.head.weight.shape
         self._size = actor.body.fc1.weight.shape[2]
         shape = (env.num_battles, n_agents, hidden)
-        self._actor, self._h_actor = fold(actor), np.zeros(shape, np.float32)
+        self._actor, self._h_actor = fold(actor), aligned_zeros(*shape)
         self._critic = fold(critic) if critic is not None else None
-        self._h_critic = np.zeros(shape, np.float32)
+        self._h_critic = aligned_zeros(*shape)
         self._k_actor = make_work(padded(self._size), hidden, n_actions)
         self._k_critic = make_work(padded(self._size), hidden, 1)
         self._last_action = np.full((env.num_battles, n_agents), -1, np.int64)
@@ -145,9 +153,9 @@ class FusedPlayers:
         greedy: bool,
     ) -> None:
         """Fill row t of the grids for the listed battles: hidden states, actions, log-probabilities, values."""
-        out.h_actor[t, live] = self._h_actor[live]
+        _keep(live, self._h_actor, out.h_actor[t])
         if self._critic is not None:
-            out.h_critic[t, live] = self._h_critic[live]
+            _keep(live, self._h_critic, out.h_critic[t])
         acting, waiting, dead = self._lists
         last, obs, avail = self._last_action, env.obs, env.avail_actions
         for i in range(avail.shape[1]):

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dm2core.compiler import njit
-from dm2core.fused.cache import KERNEL
-from dm2core.fused.lanes import dot, squares, total
-from dm2core.fused.tiles import PAD, accumulate, affine, product_address, sigmoid32, tanh32
+from dm2core.fused.cache import INLINE, KERNEL
+from dm2core.fused.formula import Numbers, on_rows, sigmoid, tanh
+from dm2core.fused.lanes import LANES, dot, squares, total
+from dm2core.fused.tiles import PAD, accumulate, affine, product_address
+from dm2core.memory import aligned_zeros
 
 F32 = NDArray[np.float32]
 BLOCK = 96  # rows: 0.3 MB of activations, a multiple of the tiles' rows
@@ -95,10 +97,10 @@ def make_work(size_in: int, hidden: int, n_out: int) -> Work:
     out = padded(n_out)
 
     def block(width: int) -> F32:
-        return np.zeros((BLOCK, width), dtype=np.float32)
+        return aligned_zeros(BLOCK, width)
 
     def column() -> F32:
-        return np.zeros(BLOCK, dtype=np.float32)
+        return aligned_zeros(BLOCK)
 
     def layer() -> tuple[F32, F32, F32]:
         return block(hidden), block(hidden), column()
@@ -106,7 +108,7 @@ def make_work(size_in: int, hidden: int, n_out: int) -> Work:
     return Work(
         block(size_in), block(hidden), *layer(), *layer(), block(3 * hidden), block(hidden), block(hidden),
         block(hidden), column(), block(out), block(out), block(3 * hidden), block(hidden), block(hidden),
-        block(hidden), np.zeros(hidden, dtype=np.float32), np.zeros(3 * hidden, dtype=np.float32),
+        block(hidden), aligned_zeros(hidden), aligned_zeros(3 * hidden),
         n_out, product_address(),
     )  # fmt: skip
 
@@ -115,13 +117,44 @@ def make_sums(n_agents: int, size_in: int, hidden: int, out: int) -> Sums:
     """Zeroed sums."""
     shapes: list[Any] = [(hidden, size_in), (hidden,), (hidden, hidden), (hidden,), (3 * hidden, hidden)]
     shapes += [(3 * hidden,), (3 * hidden, hidden), (hidden,), (out, hidden), (out,)]
-    return Sums(*(np.zeros((n_agents, *shape), dtype=np.float32) for shape in shapes))
+    return Sums(*(aligned_zeros(n_agents, *shape) for shape in shapes))
+
+
+copy = on_rows(lambda x: (x,))
+add = on_rows(lambda total, x: (total + x,))
+_scale = on_rows(lambda y, mean, scale: ((y - mean) * scale,))
+_scale_back = on_rows(lambda d, x, mean, slope, scale: ((d - mean - x * slope) * scale,))
+_positive = on_rows(lambda y: (y.at_least(0.0),))
+_where_positive = on_rows(lambda d, y: (d.where_positive(y),))
+
+
+@on_rows
+def _gru(reset: Numbers, update: Numbers, new: Numbers, new_h: Numbers, h: Numbers) -> tuple[Numbers, ...]:
+    """The GRU's gates and its next hidden state from the gates' sums."""
+    r, z = sigmoid(reset), sigmoid(update)
+    n = tanh(new + r * new_h)
+    return r, z, n, n + z * (h - n)
+
+
+@on_rows
+def _gru_back(
+    d: Numbers, r: Numbers, z: Numbers, n: Numbers, new_h: Numbers, h: Numbers
+) -> tuple[Numbers, ...]:
+    """From the gradient d of the next hidden state to those of the gates' sums, and of new_h."""
+    d_n = d * (1.0 - z) * (1.0 - n * n)
+    return d_n * new_h * r * (1.0 - r), d * (h - n) * z * (1.0 - z), d_n, d_n * r
 
 
 @njit(**KERNEL)
 def copy_row(to, row):  # type: ignore[no-untyped-def]
-    """to [n] = row [n]; an assignment of arrays would allocate."""
-    for j in range(row.size):
+    """to [n] = row [n] of any n; an assignment of arrays would allocate."""
+    n = row.size
+    whole = n - n % LANES
+    copy(_ROW, (row[:whole],), (), (to[:whole],))
+    if n > LANES:  # the rest, with a part of what is already there
+        copy(_ROW, (row[n - LANES : n],), (), (to[n - LANES : n],))
+        return
+    for j in range(whole, n):
         to[j] = row[j]
 
 
@@ -130,20 +163,9 @@ def _normalize(m, y, x, r):  # type: ignore[no-untyped-def]
     """x = (y - mean) / deviation of each of m rows, r = 1 / deviation (layer norm with epsilon 1e-5)."""
     share = _ONE / np.float32(y.shape[1])
     for i in range(m):
-        row, out = y[i], x[i]
-        mean = total(row) * share
-        scale = _ONE / np.float32(sqrt(squares(row, mean) * share + _EPS))
-        for j in range(row.size):
-            out[j] = (row[j] - mean) * scale
-        r[i] = scale
-
-
-@njit(**KERNEL)
-def _rectify(m, y):  # type: ignore[no-untyped-def]
-    for i in range(m):
-        row = y[i]
-        for j in range(row.size):
-            row[j] = max(row[j], _ZERO)
+        mean = total(y[i]) * share
+        r[i] = _ONE / np.float32(sqrt(squares(y[i], mean) * share + _EPS))
+        _scale(_ROW, (y[i],), (mean, r[i]), (x[i],))
 
 
 @njit(**KERNEL)
@@ -151,81 +173,82 @@ def _normalize_back(m, d, x, r):  # type: ignore[no-untyped-def]
     """In place: gradient of the normalised rows -> of the rows before normalisation."""
     share = _ONE / np.float32(d.shape[1])
     for i in range(m):
-        row, along, scale = d[i], x[i], r[i]
-        mean, slope = total(row) * share, dot(row, along) * share
-        for j in range(row.size):
-            row[j] = (row[j] - mean - along[j] * slope) * scale
-
-
-@njit(**KERNEL)
-def _rectify_back(m, d, y):  # type: ignore[no-untyped-def]
-    for i in range(m):
-        row, above = d[i], y[i]
-        for j in range(row.size):
-            row[j] = row[j] if above[j] > _ZERO else _ZERO
+        mean, slope = total(d[i]) * share, dot(d[i], x[i]) * share
+        _scale_back(_ROW, (d[i], x[i]), (mean, slope, r[i]), (d[i],))
 
 
 @njit(**KERNEL)
 def add_rows(m, s, d):  # type: ignore[no-untyped-def]
     """s [n] += the sum of the first m rows of d [., n]."""
-    for i in range(m):
-        row = d[i]
-        for j in range(row.size):
-            s[j] += row[j]
+    add(m, (s, d), (), (s,))
 
 
 @njit(**KERNEL)
-def _gate(m, gates, new_h, h, h_next):  # type: ignore[no-untyped-def]
+def rectify(m, y):  # type: ignore[no-untyped-def]
+    """In place: the first m rows of y after the ReLU."""
+    _positive(m, (y,), (), (y,))
+
+
+@njit(**KERNEL)
+def rectify_back(m, d, y):  # type: ignore[no-untyped-def]
+    """In place: gradient behind the ReLU, of value y, -> before it."""
+    _where_positive(m, (d, y), (), (d,))
+
+
+@njit(**INLINE)
+def _three(gates):  # type: ignore[no-untyped-def]
+    """Reset, update and new of gates [m, 3H]."""
+    size = gates.shape[1] // 3
+    return gates[:, :size], gates[:, size : 2 * size], gates[:, 2 * size :]
+
+
+@njit(**KERNEL)
+def gate(m, gates, new_h, h, h_next):  # type: ignore[no-untyped-def]
     """The GRU's elementwise part; gates hold sums before and values after."""
-    size = h.shape[1]
-    # Rows as views of their own: an index that adds up could be negative, and nothing vectorises.
-    for i in range(m):
-        reset, update, new = gates[i, :size], gates[i, size : 2 * size], gates[i, 2 * size :]
-        for j in range(size):
-            r = sigmoid32(reset[j])
-            z = sigmoid32(update[j])
-            n = tanh32(new[j] + r * new_h[i, j])
-            reset[j] = r
-            update[j] = z
-            new[j] = n
-            h_next[i, j] = n + z * (h[i, j] - n)
+    reset, update, new = _three(gates)
+    _gru(m, (reset, update, new, new_h, h), (), (reset, update, new, h_next))
 
 
 @njit(**KERNEL)
-def _gate_back(m, d, gates, new_h, h, d_gates, d_new_h):  # type: ignore[no-untyped-def]
-    """From the gradient d of the next hidden state to those of the gates' sums."""
-    size = h.shape[1]
-    for i in range(m):
-        reset, update, new = gates[i, :size], gates[i, size : 2 * size], gates[i, 2 * size :]
-        d_reset, d_update, d_new = d_gates[i, :size], d_gates[i, size : 2 * size], d_gates[i, 2 * size :]
-        for j in range(size):
-            r, z, n = reset[j], update[j], new[j]
-            d_n = d[i, j] * (_ONE - z) * (_ONE - n * n)
-            d_reset[j] = d_n * new_h[i, j] * r * (_ONE - r)
-            d_update[j] = d[i, j] * (h[i, j] - n) * z * (_ONE - z)
-            d_new[j] = d_n
-            d_new_h[i, j] = d_n * r
+def gate_back(m, d, gates, new_h, h, d_gates, d_new_h):  # type: ignore[no-untyped-def]
+    """From the gradient d of the next hidden state to those of the gates' sums, and of new_h."""
+    reset, update, new = _three(gates)
+    d_reset, d_update, d_new = _three(d_gates)
+    _gru_back(m, (d, reset, update, new, new_h, h), (), (d_reset, d_update, d_new, d_new_h))
 
 
 @njit(**KERNEL)
 def below(m, agent, w, k):  # type: ignore[no-untyped-def]
     """From k.x to the input's share of the gates' sums, k.gates, of rows 0..m-1."""
     affine(k.product, k.y1[:m], w.b1[agent], k.x[:m], w.w1[agent])
-    _rectify(m, k.y1)
+    rectify(m, k.y1)
     _normalize(m, k.y1, k.x1, k.r1)
     affine(k.product, k.y2[:m], w.b2[agent], k.x1[:m], w.w2[agent])
-    _rectify(m, k.y2)
+    rectify(m, k.y2)
     _normalize(m, k.y2, k.x2, k.r2)
     affine(k.product, k.gates[:m], w.bx[agent], k.x2[:m], w.wx[agent])
+
+
+@njit(**KERNEL)
+def _at_rest(m, h):  # type: ignore[no-untyped-def]
+    """Whether the first m rows of h are zero, as all are at an episode's start: their products are too."""
+    for i in range(m):
+        for j in range(h.shape[1]):
+            if h[i, j] != _ZERO:
+                return False
+    return True
 
 
 @njit(**KERNEL)
 def above(m, agent, w, k):  # type: ignore[no-untyped-def]
     """From k.gates and k.h to the outputs k.out and the next hidden state k.h_next."""
     both = 2 * k.h.shape[1]  # reset and update add both shares; the new gate keeps the hidden state's apart
-    accumulate(k.product, k.gates[:m, :both], k.h[:m], w.wh[agent, :, :both])
-    affine(k.product, k.new_h[:m], w.bh_new[agent], k.h[:m], w.wh[agent, :, both:])
-    _gate(m, k.gates, k.new_h, k.h, k.h_next)
+    if _at_rest(m, k.h):
+        copy(m, (w.bh_new[agent],), (), (k.new_h,))
+    else:
+        accumulate(k.product, k.gates[:m, :both], k.h[:m], w.wh[agent, :, :both])
+        affine(k.product, k.new_h[:m], w.bh_new[agent], k.h[:m], w.wh[agent, :, both:])
+    gate(m, k.gates, k.new_h, k.h, k.h_next)
     _normalize(m, k.h_next, k.x3, k.r3)
     affine(k.product, k.out[:m], w.b3[agent], k.x3[:m], w.w3[agent])
 
@@ -249,11 +272,12 @@ def above_back(m, agent, w, k, s):  # type: ignore[no-untyped-def]
     accumulate(k.product, s.g3[agent, :n_out], k.d_out[:m, :n_out].T, k.x3[:m])
     affine(k.product, k.d[:m], k.zero, k.d_out[:m, :n_out], w.w3_back[agent, :n_out])
     _normalize_back(m, k.d, k.x3, k.r3)
-    _gate_back(m, k.d, k.gates, k.new_h, k.h, k.d_gates, k.d_new_h)
+    gate_back(m, k.d, k.gates, k.new_h, k.h, k.d_gates, k.d_new_h)
     add_rows(m, s.sx[agent], k.d_gates)
     add_rows(m, s.sh_new[agent], k.d_new_h)
-    accumulate(k.product, s.gh[agent, :both], k.d_gates[:m, :both].T, k.h[:m])
-    accumulate(k.product, s.gh[agent, both:], k.d_new_h[:m].T, k.h[:m])
+    if not _at_rest(m, k.h):
+        accumulate(k.product, s.gh[agent, :both], k.d_gates[:m, :both].T, k.h[:m])
+        accumulate(k.product, s.gh[agent, both:], k.d_new_h[:m].T, k.h[:m])
 
 
 @njit(**KERNEL)
@@ -262,12 +286,12 @@ def below_back(m, agent, w, k, s):  # type: ignore[no-untyped-def]
     accumulate(k.product, s.gx[agent], k.d_gates[:m].T, k.x2[:m])
     affine(k.product, k.d[:m], k.zero, k.d_gates[:m], w.wx_back[agent])
     _normalize_back(m, k.d, k.x2, k.r2)
-    _rectify_back(m, k.d, k.y2)
+    rectify_back(m, k.d, k.y2)
     add_rows(m, s.s2[agent], k.d)
     accumulate(k.product, s.g2[agent], k.d[:m].T, k.x1[:m])
     affine(k.product, k.d1[:m], k.zero, k.d[:m], w.w2_back[agent])
     _normalize_back(m, k.d1, k.x1, k.r1)
-    _rectify_back(m, k.d1, k.y1)
+    rectify_back(m, k.d1, k.y1)
     add_rows(m, s.s1[agent], k.d1)
     accumulate(k.product, s.g1[agent], k.d1[:m].T, k.x[:m])
 
@@ -290,8 +314,7 @@ def remember_shared(agent, x, w, k):  # type: ignore[no-untyped-def]
 @njit(**KERNEL)
 def recall_shared(m, k):  # type: ignore[no-untyped-def]
     """Instead of `below` for rows that share their input."""
-    for i in range(m):
-        copy_row(k.gates[i], k.shared)
+    copy(m, (k.shared,), (), (k.gates,))
 
 
 @njit(**KERNEL)

@@ -18,16 +18,18 @@ from torch.nn import functional as fn
 
 from dm2core.compiler import njit
 from dm2core.fused.body import copy_row, padded
-from dm2core.fused.cache import INLINE, KERNEL
-from dm2core.fused.lanes import dot
-from dm2core.fused.tiles import accumulate, affine, exp32, product_address, sigmoid32, tanh32
+from dm2core.fused.cache import KERNEL
+from dm2core.fused.formula import Numbers, exp32, on_rows, sigmoid, tanh
+from dm2core.fused.lanes import dot, prefetch
+from dm2core.fused.tiles import accumulate, affine, product_address
+from dm2core.memory import aligned_zeros
 from dm2core.nets import DiscriminatorNet
 from dm2core.pairs import Pairs
 
 F32 = NDArray[np.float32]
 BLOCK = 96
 _ZERO, _ONE, _TWO, _TINY = np.float32(0.0), np.float32(1.0), np.float32(2.0), np.float32(1e-30)
-_ROW = np.int64(1)
+_ROW, _AHEAD = np.int64(1), 12
 
 
 class Weights(NamedTuple):
@@ -64,6 +66,8 @@ class Work(NamedTuple):
     alpha: F32  # [BLOCK] the expert's share in a pair
     at: NDArray[np.int64]  # [2, BLOCK] where a pair's rows are among its side's; -1: that row is zero
     none: F32  # [BLOCK] zeros
+    f: F32  # [BLOCK] logits
+    p: F32  # [BLOCK] their sigmoids
     h1: F32  # [BLOCK, H], as all that follow
     h2: F32
     q1: F32  # df/d(layer 1 before tanh)
@@ -99,41 +103,60 @@ def make_weights(net: DiscriminatorNet) -> Weights:
 def make_work(obs_size: int, hidden: int) -> Work:
     """Buffers; obs_size before padding."""
 
-    def zeros(*shape: int) -> F32:
-        return np.zeros(shape, np.float32)
+    sides = [
+        aligned_zeros(2, BLOCK, padded(obs_size)),
+        aligned_zeros(2, BLOCK, hidden),
+        aligned_zeros(2, BLOCK, hidden),
+    ]
+    pairs = [aligned_zeros(3, BLOCK), aligned_zeros(BLOCK), np.zeros((2, BLOCK), np.int64)]
+    pairs += [aligned_zeros(BLOCK) for _ in range(3)]
+    layers = [aligned_zeros(BLOCK, hidden) for _ in range(9)]
+    squares = [aligned_zeros(hidden, hidden), aligned_zeros(hidden, hidden)]
+    return Work(*sides, *pairs, *layers, *squares, aligned_zeros(hidden), product_address())  # type: ignore[arg-type]
 
-    sides = [zeros(2, BLOCK, padded(obs_size)), zeros(2, BLOCK, hidden), zeros(2, BLOCK, hidden)]
-    pairs = [zeros(3, BLOCK), zeros(BLOCK), np.zeros((2, BLOCK), np.int64), zeros(BLOCK)]
-    layers = [zeros(BLOCK, hidden) for _ in range(9)]
-    squares = [zeros(hidden, hidden), zeros(hidden, hidden)]
-    return Work(*sides, *pairs, *layers, *squares, zeros(hidden), product_address())  # type: ignore[arg-type]
+
+_tanh = on_rows(lambda x: (tanh(x),))
+_sigmoid = on_rows(lambda x: (sigmoid(x),))
+_slopes = on_rows(lambda u, h: (u * (1.0 - h * h),))  # from behind a tanh of value h to before it
+_lerp = on_rows(lambda e, p, alpha: (p + alpha * (e - p),))
+_add_times = on_rows(lambda to, d, share: (to + share * d,))
 
 
-@njit(**INLINE)
-def _tanh(row):  # type: ignore[no-untyped-def]
-    for j in range(row.size):  # in place: a loop from one array to another may run element by element
-        row[j] = tanh32(row[j])
+@on_rows
+def _first_layer_back(d: Numbers, h: Numbers, extra: Numbers, s1: Numbers) -> tuple[Numbers, ...]:
+    """d from behind the first tanh to before it, with what does not come through layer 2; s1 + its rows."""
+    d = (d + extra) * (1.0 - h * h)
+    return d, s1 + d
+
+
+@on_rows
+def _head_back(h2: Numbers, w3: Numbers, g3: Numbers, s2: Numbers, d: Numbers) -> tuple[Numbers, ...]:
+    """From the gradient d of the logit: g3 and s2 with this row's shares, d2 and extra."""
+    d2 = d * w3 * (1.0 - h2 * h2)
+    return g3 + d * h2, s2 + d2, d2, d.zero
+
+
+@on_rows
+def _norm_back(q1: Numbers, v: Numbers, h1: Numbers, u1: Numbers, c: Numbers) -> tuple[Numbers, ...]:
+    """c q1, the share of dL/dq1 = c v in dL/dh1, and dL/du1."""
+    d = v * c
+    return q1 * c, -2.0 * h1 * d * u1, d * (1.0 - h1 * h1)
+
+
+@on_rows
+def _top_back(v: Numbers, h2: Numbers, w3: Numbers, g3: Numbers, s2: Numbers) -> tuple[Numbers, ...]:
+    """From v = dL/dq2: g3 and s2 with this row's shares, and d2 = dL/d(layer 2 before tanh)."""
+    slope = 1.0 - h2 * h2
+    d2 = -2.0 * h2 * v * w3 * slope
+    return g3 + v * slope, s2 + d2, d2
 
 
 @njit(**KERNEL)
 def _hidden(m, agent, a, w, k):  # type: ignore[no-untyped-def]
     """k.h1 and k.h2 from the sums a [m, H] of the first layer."""
-    for i in range(m):
-        copy_row(k.h1[i], a[i])
-        _tanh(k.h1[i])
+    _tanh(m, (a,), (), (k.h1,))
     affine(k.product, k.h2[:m], w.b2[agent], k.h1[:m], w.w2[agent])
-    for i in range(m):
-        _tanh(k.h2[i])
-
-
-@njit(**KERNEL)
-def _first_layer_back(m, d1, h1, extra, s1):  # type: ignore[no-untyped-def]
-    """d1: from behind the first tanh to before it, with what does not come through layer 2; s1 += its rows."""
-    for i in range(m):  # rows as views of their own, as in body.py: _gate
-        d, h, e = d1[i], h1[i], extra[i]
-        for j in range(d.size):
-            d[j] = (d[j] + e[j]) * (_ONE - h[j] * h[j])
-            s1[j] += d[j]
+    _tanh(m, (k.h2,), (), (k.h2,))
 
 
 @njit(**KERNEL)
@@ -141,7 +164,7 @@ def _below(m, agent, w, k, s, d1):  # type: ignore[no-untyped-def]
     """From k.d2 (before tanh) and k.extra: the sums of layer 2, of the first bias, and d1 [m, H] (before tanh)."""
     accumulate(k.product, s.g2[agent], k.d2[:m].T, k.h1[:m])
     affine(k.product, d1[:m], k.zero, k.d2[:m], w.w2_back[agent])
-    _first_layer_back(m, d1, k.h1, k.extra, s.s1[agent])
+    _first_layer_back(m, (d1, k.h1, k.extra, s.s1[agent]), (), (d1, s.s1[agent]))
 
 
 @njit(**KERNEL)
@@ -150,75 +173,37 @@ def _entropy_rows(m, agent, a, w_expert, w_policy, report, w, k, s, d1, metrics)
     _hidden(m, agent, a, w, k)
     w3, g3, s2 = w.w3[agent], s.g3[agent], s.s2[agent]
     for i in range(m):
-        f = w.b3[agent] + dot(k.h2[i], w3)
+        k.f[i] = w.b3[agent] + dot(k.h2[i], w3)
+    _sigmoid(_ROW, (k.f,), (), (k.p,))
+    for i in range(m):
+        f, p = k.f[i], k.p[i]
         # log(1 + e^f), or a number that is finite where that is
         soft = max(f, _ZERO) + (np.float32(log1p(exp32(-abs(f)))) if report else _ZERO * f)
         metrics[0] += w_expert[i] * (soft - f)
         metrics[1] += w_policy[i] * soft
         metrics[3] += w_expert[i] if f > _ZERO else _ZERO
         metrics[4] += w_policy[i] if f < _ZERO else _ZERO
-        p = sigmoid32(f)
         d = w_expert[i] * (p - _ONE) + w_policy[i] * p
         s.s3[agent] += d
-        h2, d2, extra = k.h2[i], k.d2[i], k.extra[i]
-        for j in range(w3.size):
-            h = h2[j]
-            g3[j] += d * h
-            d2[j] = d * w3[j] * (_ONE - h * h)
-            s2[j] += d2[j]
-            extra[j] = _ZERO
+        _head_back(_ROW, (k.h2[i], w3, g3, s2), (d,), (g3, s2, k.d2[i], k.extra[i]))
     _below(m, agent, w, k, s, d1)
 
 
 @njit(**KERNEL)
-def _first_slopes(m, w3, k):  # type: ignore[no-untyped-def]
-    for i in range(m):
-        q, h = k.q2[i], k.h2[i]
-        for j in range(q.size):
-            q[j] = w3[j] * (_ONE - h[j] * h[j])
-
-
-@njit(**KERNEL)
-def _second_slopes(m, q1, u1, h1):  # type: ignore[no-untyped-def]
-    for i in range(m):
-        q, u, h = q1[i], u1[i], h1[i]
-        for j in range(q.size):
-            q[j] = u[j] * (_ONE - h[j] * h[j])
-
-
-@njit(**KERNEL)
-def _norms_back(m, weight, coef, q1, v, scaled, h1, u1, extra):  # type: ignore[no-untyped-def]
+def _norms_back(m, weight, coef, k):  # type: ignore[no-untyped-def]
     """sum weight (|g| - 1)^2 of input gradients g = q1 W1, from v = q1 gram, since |g|^2 = q1 . v.
 
-    With c_n the factor that turns g_n into the derivative of coef times the sum: scaled = c q1, extra = the share of
+    With c_n the factor that turns g_n into the derivative of coef times the sum: k.d1 = c q1, k.extra = the share of
     dL/dq1 = c v in dL/dh1, and v becomes dL/du1.
     """
     loss = 0.0
     for i in range(m):
-        q, row, out = q1[i], v[i], scaled[i]
-        h, u, e = h1[i], u1[i], extra[i]
-        norm = np.float32(sqrt(max(dot(q, row), _ZERO) + _TINY))
+        q, v = k.q1[i], k.v[i]
+        norm = np.float32(sqrt(max(dot(q, v), _ZERO) + _TINY))
         loss += weight[i] * (norm - _ONE) * (norm - _ONE)
         c = coef * _TWO * weight[i] * (norm - _ONE) / norm
-        for j in range(row.size):
-            out[j] = q[j] * c
-        for j in range(row.size):
-            d = row[j] * c
-            e[j] = -_TWO * h[j] * d * u[j]
-            row[j] = d * (_ONE - h[j] * h[j])
+        _norm_back(_ROW, (q, v, k.h1[i], k.u1[i]), (c,), (k.d1[i], k.extra[i], v))
     return loss
-
-
-@njit(**KERNEL)
-def _top_back(m, v, h2, d2, w3, g3, s2):  # type: ignore[no-untyped-def]
-    """From v = dL/dq2: sums of the head, d2 = dL/d(layer 2 before tanh), and s2 += its rows."""
-    for i in range(m):
-        slopes, h, d = v[i], h2[i], d2[i]
-        for j in range(d.size):
-            slope = _ONE - h[j] * h[j]
-            g3[j] += slopes[j] * slope
-            d[j] = -_TWO * h[j] * slopes[j] * w3[j] * slope
-            s2[j] += d[j]
 
 
 @njit(**KERNEL)
@@ -229,15 +214,16 @@ def _penalty_rows(m, agent, a, weight, coef, w, k, s, metrics):  # type: ignore[
     (sum of q1^T (c q1)) W1, so it is never computed. Leaves k.d1.
     """
     _hidden(m, agent, a, w, k)
-    _first_slopes(m, w.w3[agent], k)
+    w3, g3, s2 = w.w3[agent], s.g3[agent], s.s2[agent]
+    _slopes(m, (w3, k.h2), (), (k.q2,))
     affine(k.product, k.u1[:m], k.zero, k.q2[:m], w.w2_back[agent])
-    _second_slopes(m, k.q1, k.u1, k.h1)
+    _slopes(m, (k.u1, k.h1), (), (k.q1,))
     affine(k.product, k.v[:m], k.zero, k.q1[:m], k.gram)
-    metrics[2] += _norms_back(m, weight, coef, k.q1, k.v, k.d1, k.h1, k.u1, k.extra)
+    metrics[2] += _norms_back(m, weight, coef, k)
     accumulate(k.product, k.outer, k.d1[:m].T, k.q1[:m])
     accumulate(k.product, s.g2[agent], k.q2[:m].T, k.v[:m])
     affine(k.product, k.d1[:m], k.zero, k.v[:m], w.w2[agent])
-    _top_back(m, k.d1, k.h2, k.d2, w.w3[agent], s.g3[agent], s.s2[agent])
+    _top_back(m, (k.d1, k.h2, w3, g3, s2), (), (g3, s2, k.d2))
     _below(m, agent, w, k, s, k.d1)
 
 
@@ -255,9 +241,7 @@ def _mix(m, bias, k):  # type: ignore[no-untyped-def]
     for i in range(m):
         e = k.a[0, k.at[0, i]] if k.at[0, i] >= 0 else bias
         p = k.a[1, k.at[1, i]] if k.at[1, i] >= 0 else bias
-        out, alpha = k.v[i], k.alpha[i]
-        for j in range(out.size):
-            out[j] = p[j] + alpha * (e[j] - p[j])
+        _lerp(_ROW, (e, p), (k.alpha[i],), (k.v[i],))
 
 
 @njit(**KERNEL)
@@ -267,12 +251,10 @@ def _share(m, k):  # type: ignore[no-untyped-def]
         d, alpha = k.d1[i], k.alpha[i]
         if k.at[0, i] >= 0:
             e = k.d[0, k.at[0, i]]
-            for j in range(d.size):
-                e[j] += alpha * d[j]
+            _add_times(_ROW, (e, d), (alpha,), (e,))
         if k.at[1, i] >= 0:
             p = k.d[1, k.at[1, i]]
-            for j in range(d.size):
-                p[j] += (_ONE - alpha) * d[j]
+            _add_times(_ROW, (p, d), (_ONE - alpha,), (p,))
 
 
 @njit(**KERNEL)
@@ -318,6 +300,9 @@ def gradient(  # type: ignore[no-untyped-def]
     m, n_e, n_p = 0, 0, 0
     for n in range(e_rows.size):
         e, p = e_rows[n], p_rows[n]
+        ahead = min(n + _AHEAD, e_rows.size - 1)
+        prefetch(e_obs[e_rows[ahead]])
+        prefetch(p_obs[p_rows[ahead]])
         k.at[0, m], k.at[1, m] = -1, -1
         if e_empty[e]:
             rest_e += w_e[n]
@@ -343,6 +328,18 @@ def gradient(  # type: ignore[no-untyped-def]
     accumulate(k.product, s.g1[agent], k.outer, w.w1_back[agent])
 
 
+@njit(**KERNEL)
+def gradients(  # type: ignore[no-untyped-def]
+    e_rows, p_rows, e_obs, p_obs, e_empty, p_empty, alpha, w_e, w_p, w_g, coef, report, w, k, s, metrics
+):  # fmt: skip
+    """`gradient` of every agent; arrays by agent first."""
+    for i in range(e_rows.shape[0]):
+        gradient(
+            i, e_rows[i], p_rows[i], e_obs, p_obs, e_empty, p_empty, alpha[i], w_e[i], w_p[i], w_g[i], coef, report,
+            w, k, s, metrics[i],
+        )  # fmt: skip
+
+
 def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float, report: bool = True) -> Tensor:
     """Write the gradients of every agent's loss; `discriminator.METRICS` [5, N].
 
@@ -351,15 +348,13 @@ def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float, report: bool =
     n_agents, hidden, obs_size = net.fc1.weight.shape
     w, k = make_weights(net), make_work(obs_size, hidden)
     shapes = [(hidden, padded(obs_size)), (hidden,), (hidden, hidden), (hidden,), (hidden,), ()]
-    s = Sums(*(np.zeros((n_agents, *shape), np.float32) for shape in shapes))
+    s = Sums(*(aligned_zeros(n_agents, *shape) for shape in shapes))
     metrics = np.zeros((n_agents, 5))
     weights = [t.numpy() for t in (pairs.alpha, pairs.w_expert, pairs.w_policy, pairs.w_penalty)]
-    for i in range(n_agents):
-        gradient(
-            i, pairs.expert_rows[i], pairs.policy_rows[i], pairs.expert.obs.numpy(), pairs.policy.obs.numpy(),
-            pairs.expert.empty, pairs.policy.empty, *(a[i] for a in weights), np.float32(gp_coef),
-            report, w, k, s, metrics[i],
-        )  # fmt: skip
+    gradients(
+        pairs.expert_rows, pairs.policy_rows, pairs.expert.obs.numpy(), pairs.policy.obs.numpy(),
+        pairs.expert.empty, pairs.policy.empty, *weights, np.float32(gp_coef), report, w, k, s, metrics,
+    )  # fmt: skip
     g1, s1, g2, s2, g3, s3 = (torch.from_numpy(a) for a in s)
     for layer, weight, bias in (
         (net.fc1, g1[:, :, :obs_size].contiguous(), s1),

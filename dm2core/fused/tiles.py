@@ -1,4 +1,4 @@
-"""Matrix products and elementary functions that the compiled kernels are made of.
+"""Matrix products that the compiled kernels are made of.
 
 A product runs over register tiles of MR rows by NV vectors. Every element is one chain of fused multiply-adds in the
 order of k, so its bits depend neither on the tile's shape nor on the vector width of the machine.
@@ -10,15 +10,13 @@ import functools
 from typing import Any
 
 import llvmlite.binding as llvm
-import numpy as np
 from llvmlite import ir
 from numba import cfunc, types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
 from dm2core.compiler import njit
-from dm2core.fused.cache import INLINE, KERNEL
-from dm2core.fused.lanes import fma
+from dm2core.fused.cache import KERNEL
 
 # Twelve or twenty-four accumulators, two or four vectors of b, one of a: what 16 or 32 vector registers hold.
 WIDE = bool(llvm.get_host_cpu_features().get("avx512f"))
@@ -172,45 +170,3 @@ def accumulate(product, c, a, b):  # type: ignore[no-untyped-def]
         product, c.ctypes.data, c.strides[0] // 4, c.ctypes.data, c.strides[0] // 4, a.ctypes.data,
         a.strides[0] // 4, a.strides[1] // 4, b.ctypes.data, b.strides[0] // 4, c.shape[0], c.shape[1], a.shape[1],
     )  # fmt: skip
-
-
-@intrinsic
-def _power_of_two(_, n):  # type: ignore[no-untyped-def]
-    """2^n for a float32 n that holds an integer in -126..127."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        i32 = ir.IntType(32)
-        exponent = builder.add(builder.fptosi(args[0], i32), i32(127))
-        return builder.bitcast(builder.shl(exponent, i32(23)), _F32)
-
-    return types.float32(types.float32), code
-
-
-_f = np.float32
-_LOG2E, _LN2_HIGH, _LN2_LOW = _f(1.44269504), _f(0.693359375), _f(-2.12194440e-4)
-_LOW, _HIGH, _HALF, _ONE, _TWO = _f(-87.0), _f(88.0), _f(0.5), _f(1.0), _f(2.0)
-# Taylor coefficients 1/k!, k = 2..7: 2e-8 relative on |r| <= ln(2) / 2.
-_C2, _C3, _C4, _C5, _C6, _C7 = (_f(1 / k) for k in (2, 6, 24, 120, 720, 5040))
-
-
-@njit(**INLINE)
-def exp32(x):  # type: ignore[no-untyped-def]
-    """e^x to two units in the last place, clamped to x in [-87, 88]; branch-free, so that loops of it vectorise."""
-    x = min(max(x, _LOW), _HIGH)
-    n = _f(np.floor(fma(x, _LOG2E, _HALF)))
-    r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, x))
-    p = fma(r, fma(r, fma(r, _C7, _C6), _C5), _C4)
-    p = fma(r, fma(r, fma(r, fma(r, p, _C3), _C2), _ONE), _ONE)
-    return p * _power_of_two(n)
-
-
-@njit(**INLINE)
-def sigmoid32(x):  # type: ignore[no-untyped-def]
-    """1 / (1 + e^-x)."""
-    return _ONE / (_ONE + exp32(-x))
-
-
-@njit(**INLINE)
-def tanh32(x):  # type: ignore[no-untyped-def]
-    """tanh to 1e-7 absolute."""
-    return _ONE - _TWO / (_ONE + exp32(_TWO * x))

@@ -16,7 +16,7 @@ from dm2core import pairs as pairing
 from dm2core.config import Discriminator, Switches
 from dm2core.env.vector import make_env
 from dm2core.finite import NotFinite
-from dm2core.fused import tiles
+from dm2core.fused import body, formula, tiles
 from dm2core.nets import Actor, Critic, DiscriminatorNet
 from dm2core.ppo import Learners, make_batch, make_learners, minibatch_step
 from dm2core.rng import battle_keys
@@ -49,7 +49,7 @@ def test_products_are_the_products(m: int, k: int, n: int) -> None:
 @njit
 def _elementary(x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     for i in range(x.size):
-        out[0, i], out[1, i], out[2, i] = tiles.exp32(x[i]), tiles.sigmoid32(x[i]), tiles.tanh32(x[i])
+        out[0, i], out[1, i], out[2, i] = formula.exp32(x[i]), formula.sigmoid32(x[i]), formula.tanh32(x[i])
 
 
 def test_elementary_functions() -> None:
@@ -65,6 +65,68 @@ def test_elementary_functions() -> None:
     _elementary(ends, out)
     assert np.isfinite(out).all()
     assert out[:, 2].tolist() == [1.0, 0.5, 0.0]
+
+
+_on_rows = formula.on_rows(lambda x: (formula.exp(x), formula.sigmoid(x), formula.tanh(x)))
+_mixed = formula.on_rows(
+    lambda a, b, s, c: (a - b * c, s + a * 2.0, (-a).at_least(0.5).at_most(1.0), b.where_positive(a))
+)
+
+
+@njit
+def _apply(m: int, x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    _on_rows(m, (x,), (), (out[0], out[1], out[2]))
+
+
+@njit
+def _apply_mixed(m: int, a: NDArray[np.float32], b: NDArray[np.float32], s: NDArray[np.float32], c: float,
+                 low: NDArray[np.float32], kept: NDArray[np.float32]) -> None:  # fmt: skip
+    _mixed(m, (a, b, s), (c,), (a, s, low, kept))
+
+
+def test_formulas_on_rows_have_the_bits_of_those_on_numbers() -> None:
+    x = (np.random.default_rng(0).standard_normal((5, 48)) * 30).astype(np.float32)
+    one, rows = np.empty((3, x.size), np.float32), np.zeros((3, 5, 48), np.float32)
+    _elementary(x.ravel(), one)
+    _apply(5, x, rows)
+    assert rows.tobytes() == one.tobytes()
+    _apply(3, -x, rows)
+    assert (rows[:, 3:] == one.reshape(3, 5, 48)[:, 3:]).all(), "rows past m are left alone"
+
+
+def test_formulas_read_before_they_write_and_sum_in_the_order_of_rows() -> None:
+    g = np.random.default_rng(1)
+    wide, b, s = (g.standard_normal(n).astype(np.float32) for n in ((4, 96), 32, 32))
+    a, low, kept = (
+        wide[:, 32:64],
+        np.zeros((4, 32), np.float32),
+        np.zeros((4, 32), np.float32),
+    )  # rows 96 apart
+    wide[2, 40] = np.nan
+    before, total = wide.copy(), s.copy()
+    with np.errstate(invalid="ignore"):
+        for row in before[:3, 32:64]:
+            total = total + row * np.float32(2.0)
+    _apply_mixed(3, a, b, s, 0.75, low, kept)
+    np.testing.assert_array_equal(a[:3], before[:3, 32:64] - b * np.float32(0.75))
+    np.testing.assert_array_equal(s, total)
+    np.testing.assert_array_equal(low[:3], np.clip(-before[:3, 32:64], np.float32(0.5), np.float32(1.0)))
+    np.testing.assert_array_equal(kept[:3], np.where(before[:3, 32:64] > 0, b, np.float32(0.0)))
+    before[:3, 32:64] = a[:3]
+    np.testing.assert_array_equal(wide, before)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 55, 64])
+def test_rows_of_any_length_are_copied(n: int) -> None:
+    row, to = np.arange(1, n + 1, dtype=np.float32), np.zeros(n + 2, np.float32)
+    body.copy_row(to[1:-1], row)
+    assert to.tolist() == [0.0, *row, 0.0]
+
+
+def test_arrays_of_kernels_begin_on_a_line_of_the_cache() -> None:
+    for array in (*body.make_work(80, 64, 12), *body.make_sums(5, 80, 64, 16)):
+        if isinstance(array, np.ndarray):
+            assert array.ctypes.data % 64 == 0
 
 
 def _single(data: Rollout) -> Rollout:
