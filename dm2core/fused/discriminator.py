@@ -27,7 +27,7 @@ from dm2core.nets import DiscriminatorNet
 from dm2core.pairs import Pairs
 
 F32 = NDArray[np.float32]
-BLOCK = 96
+BLOCK = 96  # pairs: a multiple of LANES, and of the tiles' rows
 _ZERO, _ONE, _TWO, _TINY = np.float32(0.0), np.float32(1.0), np.float32(2.0), np.float32(1e-30)
 _ROW, _AHEAD = np.int64(1), 12
 
