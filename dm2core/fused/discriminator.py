@@ -7,6 +7,8 @@ Shapes: N agents, m rows of a block, F observation padded, H hidden.
 
 from __future__ import annotations
 
+import functools
+import threading
 from math import log1p, sqrt
 from typing import NamedTuple
 
@@ -100,9 +102,9 @@ def make_weights(net: DiscriminatorNet) -> Weights:
     return Weights(*(p.detach().contiguous().numpy() for p in parts))
 
 
-def make_work(obs_size: int, hidden: int) -> Work:
-    """Buffers; obs_size before padding."""
-
+@functools.lru_cache(maxsize=8)
+def _work(obs_size: int, hidden: int, thread: int) -> Work:
+    """Buffers, kept from step to step, one set for each thread; obs_size before padding."""
     sides = [
         aligned_zeros(2, BLOCK, padded(obs_size)),
         aligned_zeros(2, BLOCK, hidden),
@@ -346,7 +348,7 @@ def backward(net: DiscriminatorNet, pairs: Pairs, gp_coef: float, report: bool =
     Without `report` the cross-entropies are not computed, only numbers that are finite where they are.
     """
     n_agents, hidden, obs_size = net.fc1.weight.shape
-    w, k = make_weights(net), make_work(obs_size, hidden)
+    w, k = make_weights(net), _work(obs_size, hidden, threading.get_ident())
     shapes = [(hidden, padded(obs_size)), (hidden,), (hidden, hidden), (hidden,), (hidden,), ()]
     s = Sums(*(aligned_zeros(n_agents, *shape) for shape in shapes))
     metrics = np.zeros((n_agents, 5))
