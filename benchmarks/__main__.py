@@ -103,7 +103,7 @@ def authors(args: argparse.Namespace) -> Rows:
         "dm2_vs_authors": "times, DM2 end to end",
         "ippo_vs_authors": "times, IPPO end to end",
     }
-    found = compare(config, MAP, args.authors, 3)
+    found = compare(config, MAP, args.authors, turns=5)
     return [(key, found[key], meaning) for key, meaning in meanings.items()]
 
 

@@ -24,43 +24,46 @@ from dm2core.rng import battle_keys
 from dm2core.rollout import Rollout, collect
 
 
-def compare(config: Config, map_name: str, checkout: Path, repeats: int) -> dict[str, float]:
-    """Ratios of env steps per CPU second, ours over theirs, one thread each, medians; and theirs."""
+def compare(config: Config, map_name: str, checkout: Path, turns: int) -> dict[str, float]:
+    """Ratios of env steps per CPU second, ours over theirs, one thread each; and theirs. Medians over turns.
+
+    A core's speed drifts by a tenth within minutes where neighbours share the chip. So theirs and ours take turns, and
+    only what was measured within one turn is divided.
+    """
     torch.set_num_threads(1)
     ippo = cell_config(config, map_name=map_name, method="ippo", seed=0)
     battles = ippo.map_params.episodes_per_update
     player = Dm2(ippo, make_env(map_name, 1))
     rollout = collect(make_env(map_name, battles), player.policy, None, battle_keys(0, "peer", 0, battles))
     shown = collect(make_env(map_name, 1000), player.policy, None, battle_keys(1, "peer", 0, 1000))
+    dm2 = cell_config(config, map_name=map_name, method="dm2", seed=0, demos="shown")
+    ours = {
+        "mixed": Dm2(dm2, make_env(map_name, battles), of_rollout(shown, map_name)),
+        "env": Dm2(ippo, make_env(map_name, battles)),
+    }
+    for learner in ours.values():
+        learner.iterate()  # compiles and fills caches
+    found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recording.npz"
         _record(rollout, shown, make_env(map_name, 1).spec.state_size, path)
-        theirs = {kind: _child(checkout, path, kind, repeats) for kind in ("mixed", "env")}
-    ours = {
-        "mixed": _ours(Dm2(cell_config(config, map_name=map_name, method="dm2", seed=0, demos="shown"),
-                           make_env(map_name, battles), of_rollout(shown, map_name)), repeats),
-        "env": _ours(Dm2(ippo, make_env(map_name, battles)), repeats),
-    }  # fmt: skip
-    their_rollout = [theirs["env"]["env_steps"] / s for s in theirs["env"]["rollout_s"]]
-    their_update = [theirs["mixed"]["env_steps"] / s for s in theirs["mixed"]["update_s"]]
-    whole = {
-        kind: statistics.median(
-            run["env_steps"] / (a + b) for a, b in zip(run["rollout_s"], run["update_s"], strict=True)
-        )
-        for kind, run in theirs.items()
-    }
-    our_rollout, our_update, our_whole = (
-        {kind: statistics.median(rates[part] for rates in runs) for kind, runs in ours.items()}
-        for part in ("rollout", "update", "whole")
-    )
-    return {
-        "authors_rollout_env_steps_per_s": statistics.median(their_rollout),
-        "authors_dm2_env_steps_per_s": whole["mixed"],
-        "authors_ippo_env_steps_per_s": whole["env"],
-        "rollout_vs_authors": our_rollout["env"] / statistics.median(their_rollout),
-        "update_vs_authors": our_update["mixed"] / statistics.median(their_update),
-        "dm2_vs_authors": our_whole["mixed"] / whole["mixed"],
-        "ippo_vs_authors": our_whole["env"] / whole["env"],
+        for _ in range(turns):
+            for kind, learner in ours.items():
+                for key, value in _turn(kind, _child(checkout, path, kind), _ours(learner)).items():
+                    found.setdefault(key, []).append(value)
+    return {key: statistics.median(values) for key, values in found.items()}
+
+
+def _turn(kind: str, theirs: dict[str, float], ours: dict[str, float]) -> dict[str, float]:
+    name = {"mixed": "dm2", "env": "ippo"}[kind]
+    whole = theirs["env_steps"] / (theirs["rollout_s"] + theirs["update_s"])
+    found = {f"authors_{name}_env_steps_per_s": whole, f"{name}_vs_authors": ours["whole"] / whole}
+    if kind == "mixed":
+        return found | {"update_vs_authors": ours["update"] * theirs["update_s"] / theirs["env_steps"]}
+    played = theirs["env_steps"] / theirs["rollout_s"]
+    return found | {
+        "authors_rollout_env_steps_per_s": played,
+        "rollout_vs_authors": ours["rollout"] / played,
     }
 
 
@@ -76,19 +79,19 @@ def _record(rollout: Rollout, shown: Rollout, state_size: int, path: Path) -> No
     )
 
 
-def _child(checkout: Path, recording: Path, kind: str, repeats: int) -> dict[str, list[float]]:
+def _child(checkout: Path, recording: Path, kind: str) -> dict[str, float]:
+    """Their env steps of one iteration, and CPU seconds of its parts."""
     child = Path(__file__).with_name("authors_child.py")
-    command = [sys.executable, str(child), str(checkout), str(recording), kind, str(repeats)]
+    command = [sys.executable, str(child), str(checkout), str(recording), kind]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, list[float]] = json.loads(done.stdout)
+    found: dict[str, float] = json.loads(done.stdout)
     return found
 
 
-def _ours(learner: Dm2, repeats: int) -> list[dict[str, float]]:
-    """Env steps per CPU second of the rollout alone, of everything else, and of both."""
-    learner.iterate()  # compiles and fills caches
-    out = []
-    for _ in range(repeats):
+def _ours(learner: Dm2, iterations: int = 5) -> dict[str, float]:
+    """Env steps per CPU second of the rollout alone, of everything else, and of both; medians."""
+    runs = []
+    for _ in range(iterations):
         keys = battle_keys(2, "peer", learner.iteration * learner.env.num_battles, learner.env.num_battles)
         start = time.process_time()
         played = collect(
@@ -99,7 +102,7 @@ def _ours(learner: Dm2, repeats: int) -> list[dict[str, float]]:
         learner.iterate()
         whole_s, steps = time.process_time() - start, learner.env_steps - before
         per_step = rollout_s / played.env_steps
-        out.append(
+        runs.append(
             {"rollout": 1 / per_step, "whole": steps / whole_s, "update": 1 / (whole_s / steps - per_step)}
         )
-    return out
+    return {part: statistics.median(run[part] for run in runs) for part in runs[0]}

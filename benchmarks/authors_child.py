@@ -1,9 +1,9 @@
 """Runs inside benchmarks/authors.py's child process: the authors' own runner and learner on recorded battles.
 
-    python authors_child.py CHECKOUT RECORDING.npz mixed|env REPEATS
+    python authors_child.py CHECKOUT RECORDING.npz mixed|env
 
 The game costs nothing: an environment that plays recorded observations back. Their classes do the rest, unchanged.
-Prints JSON: CPU seconds of the rollout and of the update, and the env steps of the batch.
+Prints JSON: CPU seconds of the rollout and of the update, and the env steps of one iteration.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def stand_ins(env: Playback) -> None:
 
 def main() -> None:
     """Time them."""
-    checkout, rew_type, repeats = Path(sys.argv[1]), sys.argv[3], int(sys.argv[4])
+    checkout, rew_type = Path(sys.argv[1]), sys.argv[3]
     with np.load(sys.argv[2]) as file:
         recording = dict(file)
     torch.set_num_threads(1)
@@ -117,20 +117,20 @@ def main() -> None:
         gail.expert_storage = BatchStorage(args)
         for k in range(len(recording["expert_obs"])):
             gail.expert_storage.store_ep(torch.from_numpy(recording["expert_obs"][k : k + 1, :, i]), None)
-    took: dict[str, list[float]] = {"rollout_s": [], "update_s": []}
     sys.stdout = sys.stderr
-    for _ in range(repeats):
+    with torch.no_grad():  # as their run_ippo.py
+        runner.run()  # what happens once only is not timed
         start = time.process_time()
-        with torch.no_grad():  # as their run_ippo.py
-            batches = [runner.run() for _ in range(episodes)]
-        took["rollout_s"].append(time.process_time() - start)
-        for batch in batches:
-            learner.insert_episode_batch(batch)
-        start = time.process_time()
-        learner.train(0)
-        took["update_s"].append(time.process_time() - start)
+        batches = [runner.run() for _ in range(episodes)]
+    rollout_s = time.process_time() - start
+    for batch in batches:
+        learner.insert_episode_batch(batch)
+    start = time.process_time()
+    learner.train(0)
+    update_s = time.process_time() - start
     sys.stdout = sys.__stdout__
-    print(json.dumps(took | {"env_steps": int(recording["lengths"].sum())}))
+    env_steps = int(recording["lengths"].sum())
+    print(json.dumps({"rollout_s": rollout_s, "update_s": update_s, "env_steps": env_steps}))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Episodes:
     @cached_property
     def empty(self) -> NDArray[np.bool_]:
         """[R+1] rows that are all zero: padding, and agents that are dead (SMAC's observation of nothing)."""
-        return np.asarray((self.obs == 0).all(dim=1))
+        return np.asarray(~self.obs.numpy().any(axis=1))  # six times as fast as torch's all
 
     def slots(self, agent: int, episode: NDArray[np.int64], t: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of slots (episode, t); the zero row past an episode's end."""
@@ -64,8 +64,9 @@ def policy_episodes(
     seen = torch.from_numpy(np.arange(slots) < length[:, None])  # [B, L+1]
     rows = int(seen.sum())
     obs = torch.zeros(n_agents * rows + 1, obs_size + int(actions), dtype=dtype)
+    flat, at = rollout.obs.transpose(0, 1).reshape(-1, obs_size), seen.flatten().nonzero().squeeze(1)
     for i, own in enumerate(obs[:-1].view(n_agents, rows, obs.shape[1])):
-        own[:, :obs_size] = rollout.obs[:, :, i].transpose(0, 1)[seen]
+        own[:, :obs_size] = flat.index_select(0, at * n_agents + i)
         if actions:
             own[:, obs_size] = rollout.actions[:, :, i].T[seen]
     first = np.cumsum(length) - length

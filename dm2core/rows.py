@@ -73,13 +73,18 @@ def training_rows(rollout: Rollout, switches: Switches, *, release: bool = False
     # One slot later the released code still feeds the unexecuted action as the last action.
     echo = (t == length + 1) & switches.terminal_row & switches.absorbing_padding
     kept = real | echo
+    t_kept, battle = kept.nonzero().unbind(1)
+    at = t_kept * len(length) + battle
     index = torch.where(kept, kept.flatten().cumsum(0).view_as(kept) - 1, int(kept.sum()))
 
     def gather(grid: Tensor) -> Tensor:
         """[L+1, B, N, ...] -> [N, R+1, ...], the padding row zero."""
-        out = torch.zeros(n_agents, int(kept.sum()) + 1, *grid.shape[3:], dtype=grid.dtype)
+        by_battle = grid.transpose(0, 1)  # as the rollout's large arrays lie in memory
+        flat, first = (by_battle, battle * slots + t_kept) if by_battle.is_contiguous() else (grid, at)
+        flat = flat.reshape(-1, *grid.shape[3:])
+        out = torch.zeros(n_agents, len(at) + 1, *grid.shape[3:], dtype=grid.dtype)
         for i in range(n_agents):
-            out[i, :-1] = grid[:, :, i][kept]
+            torch.index_select(flat, 0, first * n_agents + i, out=out[i, :-1])
         return out
 
     def take(name: str) -> Tensor:

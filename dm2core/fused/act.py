@@ -127,6 +127,35 @@ def _keep(live, h, out):  # type: ignore[no-untyped-def]
         copy(h.shape[1], (h[b],), (), (out[b],))
 
 
+@njit(**KERNEL)
+def _play(  # type: ignore[no-untyped-def]
+    t, live, alive, obs, avail, keys, size, greedy, last, h_actor, h_critic, w_actor, k_actor, judged, w_critic,
+    k_critic, lists, out,
+):  # fmt: skip
+    """Row t of the grids for the listed battles, agent by agent; judged: with a critic. lists [3, B] is scratch."""
+    n_actions = avail.shape[2]
+    _keep(live, h_actor, out.h_actor[t])
+    if judged:
+        _keep(live, h_critic, out.h_critic[t])
+    acting, waiting, dead = lists[0], lists[1], lists[2]
+    for i in range(avail.shape[1]):
+        n_acting, n_waiting, n_dead = _sort(live, i, alive, last, acting, waiting, dead)
+        _actions(
+            t, i, acting, n_acting, last, h_actor, obs, avail, keys, size, greedy, w_actor, k_actor, out.actions,
+            out.log_probs,
+        )  # fmt: skip
+        if judged:
+            for battles, n, shared in ((waiting, n_waiting, False), (dead, n_dead, True)):
+                if n > 0:
+                    _values(
+                        t, i, battles, n, last, h_critic, obs, n_actions, size, shared, w_critic, k_critic,
+                        out.values,
+                    )  # fmt: skip
+    for b in live:
+        for i in range(avail.shape[1]):
+            last[b, i] = out.actions[t, b, i]
+
+
 class FusedPlayers:
     """N actors, and critics if given, playing B battles; float32."""
 
@@ -134,13 +163,14 @@ class FusedPlayers:
         n_agents, n_actions, hidden = actor.head.weight.shape
         self._size = actor.body.fc1.weight.shape[2]
         shape = (env.num_battles, n_agents, hidden)
-        self._actor, self._h_actor = fold(actor), aligned_zeros(*shape)
-        self._critic = fold(critic) if critic is not None else None
-        self._h_critic = aligned_zeros(*shape)
-        self._k_actor = make_work(padded(self._size), hidden, n_actions)
-        self._k_critic = make_work(padded(self._size), hidden, 1)
+        self._actor, self._k_actor = fold(actor), make_work(padded(self._size), hidden, n_actions)
+        self._judged = critic is not None
+        self._critic, self._k_critic = self._actor, self._k_actor  # not read without a critic
+        if critic is not None:
+            self._critic, self._k_critic = fold(critic), make_work(padded(self._size), hidden, 1)
+        self._h_actor, self._h_critic = aligned_zeros(*shape), aligned_zeros(*shape)
         self._last_action = np.full((env.num_battles, n_agents), -1, np.int64)
-        self._lists = [np.zeros(env.num_battles, np.int64) for _ in range(3)]
+        self._lists = np.zeros((3, env.num_battles), np.int64)
 
     def act(
         self,
@@ -153,22 +183,10 @@ class FusedPlayers:
         greedy: bool,
     ) -> None:
         """Fill row t of the grids for the listed battles: hidden states, actions, log-probabilities, values."""
-        _keep(live, self._h_actor, out.h_actor[t])
-        if self._critic is not None:
-            _keep(live, self._h_critic, out.h_critic[t])
-        acting, waiting, dead = self._lists
-        last, obs, avail = self._last_action, env.obs, env.avail_actions
-        for i in range(avail.shape[1]):
-            n_acting, n_waiting, n_dead = _sort(live, i, env.alive, last, acting, waiting, dead)
-            _actions(
-                t, i, acting, n_acting, last, self._h_actor, obs, avail, keys, self._size, greedy,
-                self._actor, self._k_actor, out.actions, out.log_probs,
-            )  # fmt: skip
-            if self._critic is not None:
-                for battles, n, shared in ((waiting, n_waiting, False), (dead, n_dead, True)):
-                    if n:
-                        _values(
-                            t, i, battles, n, last, self._h_critic, obs, avail.shape[2], self._size, shared,
-                            self._critic, self._k_critic, out.values,
-                        )  # fmt: skip
-        last[live] = out.actions[t, live]
+        if not self._judged:
+            out = out._replace(h_critic=out.h_actor)  # not read; of one kind, lest it be compiled twice
+        _play(
+            t, live, env.alive, env.obs, env.avail_actions, keys, self._size, greedy, self._last_action,
+            self._h_actor, self._h_critic, self._actor, self._k_actor, self._judged, self._critic, self._k_critic,
+            self._lists, out,
+        )  # fmt: skip
