@@ -20,9 +20,8 @@ class NotFinite(FloatingPointError):
 
 def require_finite(quantity: str, values: Tensor, *, agent_axis: int | None = 0) -> None:
     """NotFinite unless every value is finite; `agent_axis`: where the agents lie, None if they share the values."""
-    if math.isfinite(
-        values.detach().sum()
-    ):  # a twentieth of the time on obs; the sum of finite values may overflow
+    # A twentieth of the time on obs; the sum of finite values may overflow.
+    if math.isfinite(values.detach().sum()):
         return
     bad = ~torch.isfinite(values)
     if not bool(bad.any()):

@@ -75,7 +75,7 @@ def training_rows(rollout: Rollout, switches: Switches, *, release: bool = False
     kept = real | echo
     t_kept, battle = kept.nonzero().unbind(1)
     at = t_kept * len(length) + battle
-    index = torch.where(kept, kept.flatten().cumsum(0).view_as(kept) - 1, int(kept.sum()))
+    index = torch.where(kept, kept.flatten().cumsum(0).view_as(kept) - 1, len(at))
 
     def gather(grid: Tensor) -> Tensor:
         """[L+1, B, N, ...] -> [N, R+1, ...], the padding row zero."""

@@ -121,7 +121,7 @@ def make_sums(n_agents: int, size_in: int, hidden: int, out: int) -> Sums:
 
 
 copy = on_rows(lambda x: (x,))
-add = on_rows(lambda total, x: (total + x,))
+_add = on_rows(lambda total, x: (total + x,))
 _scale = on_rows(lambda y, mean, scale: ((y - mean) * scale,))
 _scale_back = on_rows(lambda d, x, mean, slope, scale: ((d - mean - x * slope) * scale,))
 _positive = on_rows(lambda y: (y.at_least(0.0),))
@@ -180,7 +180,7 @@ def _normalize_back(m, d, x, r):  # type: ignore[no-untyped-def]
 @njit(**KERNEL)
 def add_rows(m, s, d):  # type: ignore[no-untyped-def]
     """s [n] += the sum of the first m rows of d [., n]."""
-    add(m, (s, d), (), (s,))
+    _add(m, (s, d), (), (s,))
 
 
 @njit(**KERNEL)

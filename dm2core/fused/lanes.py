@@ -141,9 +141,8 @@ def _prefetch(_, address):  # type: ignore[no-untyped-def]
         i32, byte = ir.IntType(32), ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
         function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(
-            function, [builder.inttoptr(args[0], byte), i32(0), i32(3), i32(1)]
-        )  # read, all caches, data
+        read, all_caches, data = i32(0), i32(3), i32(1)
+        builder.call(function, [builder.inttoptr(args[0], byte), read, all_caches, data])
         return context.get_dummy_value()
 
     return types.void(types.intp), code

@@ -119,21 +119,9 @@ def score_values(agent, row, shared, x, h, w, k, values):  # type: ignore[no-unt
 
 @njit(**KERNEL)
 def score(  # type: ignore[no-untyped-def]
-    x,
-    h_actor,
-    h_critic,
-    choice,
-    dead,
-    avail,
-    actions,
-    w_actor,
-    k_actor,
-    w_critic,
-    k_critic,
-    lists,
-    log_probs,
-    values,
-):
+    x, h_actor, h_critic, choice, dead, avail, actions, w_actor, k_actor, w_critic, k_critic, lists,
+    log_probs, values,
+):  # fmt: skip
     """log_probs and values [N, R] of all rows; log_probs only where there is a choice; lists [4, R] is scratch."""
     rows = lists[3]
     for r in range(rows.size):

@@ -97,11 +97,8 @@ def test_formulas_on_rows_have_the_bits_of_those_on_numbers() -> None:
 def test_formulas_read_before_they_write_and_sum_in_the_order_of_rows() -> None:
     g = np.random.default_rng(1)
     wide, b, s = (g.standard_normal(n).astype(np.float32) for n in ((4, 96), 32, 32))
-    a, low, kept = (
-        wide[:, 32:64],
-        np.zeros((4, 32), np.float32),
-        np.zeros((4, 32), np.float32),
-    )  # rows 96 apart
+    a = wide[:, 32:64]  # rows 96 apart
+    low, kept = np.zeros((2, 4, 32), np.float32)
     wide[2, 40] = np.nan
     before, total = wide.copy(), s.copy()
     with np.errstate(invalid="ignore"):
