@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn import functional as fn
 
 from dm2core.nets import Policy, StackedLinear
 
@@ -45,12 +45,22 @@ class QNet(Policy):
     def unroll(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Whole episodes from a zero hidden state: x [T, R, F], of which row r has lengths[r] -> values [T, R, A].
 
-        What lies behind a row's end costs nothing; its values are zero.
+        What lies behind a row's end costs nothing; its values are zero. The steps are those of nn.GRU on a packed
+        sequence, to the bit. That takes each step as a slice, whose gradient is as large as all of them together.
         """
-        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
-        y, _ = self.gru(packed._replace(data=self._below(packed.data)))
-        values = y._replace(data=self.head(y.data.unsqueeze(0)).squeeze(0))
-        return pad_packed_sequence(values, total_length=len(x))[0]
+        longest_first = lengths.argsort(descending=True)
+        here = torch.arange(int(lengths.max())).unsqueeze(-1) < lengths[longest_first]
+        t, place = here.nonzero(as_tuple=True)
+        row = longest_first[place]
+        weight, weight_h, bias, bias_h = self.gru.all_weights[0]
+        gates = fn.linear(self._below(x[t, row]), weight, bias)
+        h, hidden = gates.new_zeros(x.shape[1], self.hidden_size), []
+        for step in gates.split(here.sum(-1).tolist()):
+            h = h[: len(step)] if len(step) < len(h) else h
+            h = _gru(step, fn.linear(h, weight_h, bias_h), h)
+            hidden.append(h)
+        values = self.head(torch.cat(hidden).unsqueeze(0)).squeeze(0)
+        return values.new_zeros(*x.shape[:2], self.n_actions).index_put((t, row), values)
 
     def _below(self, x: Tensor) -> Tensor:
         y = torch.relu(self.fc1(x.unsqueeze(0)))
@@ -65,6 +75,15 @@ class QNet(Policy):
             with torch.no_grad():
                 p.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
         return self
+
+
+def _gru(of_x: Tensor, of_h: Tensor, h: Tensor) -> Tensor:
+    """The next hidden state [R, H] from the shares of input and hidden state in the gates [R, 3H], which it uses up."""
+    x_reset, x_update, x_new = of_x.unsafe_chunk(3, 1)
+    h_reset, h_update, h_new = of_h.unsafe_chunk(3, 1)
+    reset, update = h_reset.add_(x_reset).sigmoid_(), h_update.add_(x_update).sigmoid_()
+    new = x_new.add(h_new.mul_(reset)).tanh_()
+    return (h - new).mul_(update).add_(new)
 
 
 def load_qnet(tensors: Mapping[str, Tensor]) -> QNet:
