@@ -307,16 +307,15 @@ def _recorded_draw(rec: Recording, agent: int, k: int) -> tuple[NDArray[np.int64
 def _recorded_pairs(
     rec: Recording, expert: pairing.Episodes, policy: pairing.Episodes, k: int, slots: int
 ) -> pairing.Pairs:
-    index, alphas, total = [], [], 0
-    for i in range(rec.n_agents):
-        e, p, alpha = _recorded_draw(rec, i, k)
-        pair, t = pairing.pair_slots(expert, policy, i, e, p)
-        index.append((expert.slots(i, e[pair], t), policy.slots(i, p[pair], t)))
+    draws = [_recorded_draw(rec, i, k) for i in range(rec.n_agents)]
+    e, p = (np.stack([draw[side] for draw in draws]) for side in (0, 1))
+    alphas = []
+    for i, (_, _, alpha) in enumerate(draws):
+        pair, t = pairing.pair_slots(expert, policy, e, p, i)
         alphas.append(alpha[torch.from_numpy(pair), torch.from_numpy(t)])
-        total = len(e) * slots
     width = max(map(len, alphas)) + 1
     stacked = torch.stack([torch.nn.functional.pad(a, (0, width - len(a))) for a in alphas])
-    return pairing.make_pairs(expert, policy, index, stacked, total, AUTHORS)
+    return pairing.make_pairs(expert, policy, e, p, stacked, e.shape[1] * slots, AUTHORS)
 
 
 @torch.no_grad()

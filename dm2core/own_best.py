@@ -68,7 +68,7 @@ class OwnBest:
         n_agents, capacity, slots, _ = self._view.shape
         start = np.arange(n_agents * capacity, dtype=np.int64).reshape(n_agents, capacity) * slots
         there = np.flatnonzero(self._order >= 0)
-        length = np.broadcast_to(self._lengths[there] + int(self.terminal_row), (n_agents, len(there)))
+        length = np.tile(self._lengths[there] + int(self.terminal_row), (n_agents, 1))
         return Episodes(self._obs, start[:, there], length)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -59,7 +59,7 @@ def policy_episodes(
 
     With `actions` the action's number is one more column (gail_learner.py line 150).
     """
-    slots, battles, n_agents, obs_size = rollout.obs.shape
+    slots, _, n_agents, obs_size = rollout.obs.shape
     length = rollout.lengths.numpy() + int(terminal_row)
     seen = torch.from_numpy(np.arange(slots) < length[:, None])  # [B, L+1]
     rows = int(seen.sum())
@@ -71,7 +71,7 @@ def policy_episodes(
             own[:, obs_size] = rollout.actions[:, :, i].T[seen]
     first = np.cumsum(length) - length
     start = first + rows * np.arange(n_agents)[:, None]
-    return Episodes(obs, start, np.broadcast_to(length, (n_agents, battles)))
+    return Episodes(obs, start, np.tile(length, (n_agents, 1)))
 
 
 def draw_pairs(
@@ -86,73 +86,73 @@ def draw_pairs(
     n_agents, n_expert = expert.start.shape
     n_policy = policy.start.shape[1]
     size = min(cfg.episodes_per_step, n_expert, n_policy)
-    picks = [
-        (
-            torch.randperm(n_expert, generator=generator)[:size],
-            torch.randperm(n_policy, generator=generator)[:size],
-        )
-        for _ in range(n_agents)
-    ]
-    index = [paired_rows(expert, policy, i, e.numpy(), p.numpy()) for i, (e, p) in enumerate(picks)]
-    longest = max(len(e) for e, _ in index) + 1
-    alpha = torch.rand(n_agents, longest, generator=generator, dtype=expert.obs.dtype)
-    return make_pairs(expert, policy, index, alpha, size * slots, switches)
+    e, p = np.empty((n_agents, size), np.int64), np.empty((n_agents, size), np.int64)
+    for i in range(n_agents):
+        e[i] = torch.randperm(n_expert, generator=generator)[:size].numpy()
+        p[i] = torch.randperm(n_policy, generator=generator)[:size].numpy()
+    width = int(_longer(expert, policy, e, p).sum(1).max()) + 1
+    alpha = torch.rand(n_agents, width, generator=generator, dtype=expert.obs.dtype)
+    return make_pairs(expert, policy, e, p, alpha, size * slots, switches)
+
+
+def _longer(
+    expert: Episodes, policy: Episodes, e: NDArray[np.int64], p: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """[N, K] slots of the pairs of episodes (e[i, k], p[i, k]): as many as the longer side has rows."""
+    sides = (np.take_along_axis(side.length, k, 1) for side, k in ((expert, e), (policy, p)))
+    return np.maximum(*sides)
 
 
 def pair_slots(
-    expert: Episodes, policy: Episodes, agent: int, e: NDArray[np.int64], p: NDArray[np.int64]
+    expert: Episodes, policy: Episodes, e: NDArray[np.int64], p: NDArray[np.int64], agent: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(pair k, slot t) of episode pairs (e[k], p[k]), each to the end of its longer side."""
-    longer = np.maximum(expert.length[agent, e], policy.length[agent, p])
-    pair = np.repeat(np.arange(len(e)), longer)
+    """(pair k, slot t) of agent's pairs, in order: each to the end of its longer side."""
+    longer = _longer(expert, policy, e, p)[agent]
+    pair = np.repeat(np.arange(len(longer)), longer)
     return pair, np.arange(len(pair)) - np.repeat(np.cumsum(longer) - longer, longer)
 
 
-def paired_rows(
-    expert: Episodes, policy: Episodes, agent: int, e: NDArray[np.int64], p: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of both sides on the slots of `pair_slots`; compiled, which halves the time of `draw_pairs`."""
-    e_length, p_length = expert.length[agent, e], policy.length[agent, p]
-    count = int(np.maximum(e_length, p_length).sum())
-    e_rows, p_rows = np.empty(count, np.int64), np.empty(count, np.int64)
-    e_zero, p_zero = len(expert.obs) - 1, len(policy.obs) - 1
-    _pair(expert.start[agent, e], policy.start[agent, p], e_length, p_length, e_zero, p_zero, e_rows, p_rows)
-    return e_rows, p_rows
-
-
 @njit(cache=True)
-def _pair(e_start, p_start, e_length, p_length, e_zero, p_zero, e_rows, p_rows):  # type: ignore[no-untyped-def]
-    """Write down what `paired_rows` returns; e_zero, p_zero: the rows that stand for padding."""
-    n = 0
-    for k in range(e_start.size):
-        for t in range(max(e_length[k], p_length[k])):
-            e_rows[n] = e_start[k] + t if t < e_length[k] else e_zero
-            p_rows[n] = p_start[k] + t if t < p_length[k] else p_zero
-            n += 1
+def _pair(e, p, e_start, p_start, e_length, p_length, e_zero, p_zero, total_slots, e_rows, p_rows, weight):  # type: ignore[no-untyped-def]
+    """Rows of the slots of every agent's pairs, and their shares of all slots; e_zero, p_zero: rows of padding."""
+    for i in range(e.shape[0]):
+        n = 0
+        for k in range(e.shape[1]):
+            e_first, e_count = e_start[i, e[i, k]], e_length[i, e[i, k]]
+            p_first, p_count = p_start[i, p[i, k]], p_length[i, p[i, k]]
+            if n + max(e_count, p_count) >= e_rows.shape[1]:
+                raise ValueError("more slots than random numbers for them")
+            for t in range(max(e_count, p_count)):
+                e_rows[i, n] = e_first + t if t < e_count else e_zero
+                p_rows[i, n] = p_first + t if t < p_count else p_zero
+                weight[i, n] = 1 / total_slots
+                n += 1
+        weight[i, n] = (total_slots - n) / total_slots
+        e_rows[i, n:], p_rows[i, n:], weight[i, n + 1 :] = e_zero, p_zero, 0
 
 
 def make_pairs(
     expert: Episodes,
     policy: Episodes,
-    index: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    e: NDArray[np.int64],
+    p: NDArray[np.int64],
     alpha: Tensor,
     total_slots: int,
     switches: Switches,
 ) -> Pairs:
-    """List rows and weights; rows past an agent's own pairs are zero rows, the first of them weighted.
+    """Rows and weights of the pairs of episodes (e[i, k], p[i, k]) [N, K]; behind them zero rows, the first weighted.
 
-    alpha [N, R], R one more than the longest agent's pairs; total_slots: slots per agent with all padding counted.
+    alpha [N, R], R at least one more than the slots of any agent's pairs; total_slots: slots per agent, all padding
+    counted.
     """
-    n_agents, width = alpha.shape
-    e_rows = np.full((n_agents, width), len(expert.obs) - 1)
-    p_rows = np.full((n_agents, width), len(policy.obs) - 1)
-    weight = np.zeros((n_agents, width))
-    for i, (e, p) in enumerate(index):
-        e_rows[i, : len(e)], p_rows[i, : len(p)] = e, p
-        weight[i, : len(e)] = 1.0
-        weight[i, len(e)] = total_slots - len(e)
+    e_rows, p_rows = np.empty(alpha.shape, np.int64), np.empty(alpha.shape, np.int64)
+    w = torch.empty_like(alpha)
+    e_zero, p_zero = len(expert.obs) - 1, len(policy.obs) - 1
+    _pair(
+        e, p, expert.start, policy.start, expert.length, policy.length, e_zero, p_zero, total_slots, e_rows, p_rows,
+        w.numpy(),
+    )  # fmt: skip
     if switches.absorbing_padding:
-        w = torch.from_numpy(weight / total_slots).to(alpha.dtype)
         return Pairs(expert, policy, e_rows, p_rows, alpha, w, w, w)
     # Only rows of living agents count.
     w_expert, w_policy = (

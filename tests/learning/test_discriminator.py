@@ -37,26 +37,22 @@ def test_step_has_the_gradient_of_the_whole_padded_grid(block: int, monkeypatch:
     expert = pairing.policy_episodes(other, torch.float64, terminal_row=True)
     slots = LIMIT + 1
     g = torch.Generator().manual_seed(5)
-    picks = [
-        (torch.randperm(5, generator=g)[:4].numpy(), torch.randperm(5, generator=g)[:4].numpy())
-        for _ in range(3)
-    ]
+    e, p = (np.stack([torch.randperm(5, generator=g)[:4].numpy() for _ in range(3)]) for _ in range(2))
     alpha = torch.rand(N_AGENTS, 4, slots, generator=g, dtype=torch.float64)
-    index, alphas = [], []
-    for i, (e, p) in enumerate(picks):
-        pair, t = pairing.pair_slots(expert, policy, i, e, p)
-        index.append((expert.slots(i, e[pair], t), policy.slots(i, p[pair], t)))
+    alphas = []
+    for i in range(N_AGENTS):
+        pair, t = pairing.pair_slots(expert, policy, e, p, i)
         alphas.append(alpha[i][torch.from_numpy(pair), torch.from_numpy(t)])
     width = max(map(len, alphas)) + 1
     padded = torch.stack([fn.pad(a, (0, width - len(a))) for a in alphas])
-    pairs = pairing.make_pairs(expert, policy, index, padded, 4 * slots, AUTHORS)
+    pairs = pairing.make_pairs(expert, policy, e, p, padded, 4 * slots, AUTHORS)
     compact = net()
     disc.step(compact, torch.optim.Adam(compact.parameters()), pairs, 10.0)
 
     plain = net()
-    for i, (e, p) in enumerate(picks):
-        x_e = other.obs[:, e, i].transpose(0, 1).flatten(0, 1).double()
-        x_p = data.obs[:, p, i].transpose(0, 1).flatten(0, 1).double()
+    for i in range(N_AGENTS):
+        x_e = other.obs[:, e[i], i].transpose(0, 1).flatten(0, 1).double()
+        x_p = data.obs[:, p[i], i].transpose(0, 1).flatten(0, 1).double()
         a = alpha[i].reshape(-1, 1)
         x = (a * x_e + (1 - a) * x_p).requires_grad_(True)
 
@@ -78,13 +74,22 @@ def test_compiled_pairs_are_those_of_the_slots() -> None:
         pairing.policy_episodes(rollout(seed, lengths), torch.float64, terminal_row=True)
         for seed, lengths in ((1, (9, 3, 5, 5, 2)), (2, (1, 9, 9, 4, 2)))
     )
-    e, p = np.array([4, 0, 2, 1]), np.array([1, 3, 0, 4])
-    for i in range(N_AGENTS):
-        pair, t = pairing.pair_slots(expert, policy, i, e, p)
-        e_rows, p_rows = pairing.paired_rows(expert, policy, i, e, p)
-        np.testing.assert_array_equal(e_rows, expert.slots(i, e[pair], t))
-        np.testing.assert_array_equal(p_rows, policy.slots(i, p[pair], t))
-        assert (e_rows == len(expert.obs) - 1).any() and (p_rows == len(policy.obs) - 1).any()
+    e, p = (
+        np.array([[4, 0, 2, 1], [0, 1, 2, 3], [3, 4, 0, 2]]),
+        np.array([[1, 3, 0, 4], [4, 2, 1, 3], [0, 1, 4, 2]]),
+    )
+    slots = [pairing.pair_slots(expert, policy, e, p, i) for i in range(N_AGENTS)]
+    width, total = max(len(pair) for pair, _ in slots) + 2, 4 * (LIMIT + 1)
+    pairs = pairing.make_pairs(expert, policy, e, p, torch.zeros(N_AGENTS, width), total, AUTHORS)
+    for i, (pair, t) in enumerate(slots):
+        n = len(pair)
+        for rows, side, k in ((pairs.expert_rows[i], expert, e[i]), (pairs.policy_rows[i], policy, p[i])):
+            np.testing.assert_array_equal(rows[:n], side.slots(i, k[pair], t))
+            assert (rows[:n] == len(side.obs) - 1).any() and (rows[n:] == len(side.obs) - 1).all()
+        shares = [1.0] * n + [total - n] + [0.0] * (width - n - 1)
+        torch.testing.assert_close(pairs.w_expert[i], torch.tensor(shares) / total)
+    with pytest.raises(ValueError, match="more slots than random numbers"):
+        pairing.make_pairs(expert, policy, e, p, torch.zeros(N_AGENTS, width - 2), total, AUTHORS)
 
 
 def test_masked_form_ignores_padding_and_dead_rows() -> None:
