@@ -83,10 +83,12 @@ PUBLISHED := demo_ablation core gail_only bc_pretrain demo_quality tuning state_
 REFERENCE := results/reference/campaign
 # Figures of runs at scale quick, each with results of its own.
 QUICK := switchboard methods
-DRAWN := $(PUBLISHED) $(QUICK)
-RULES := --allowed-rules collect_scores plot_demo_ablation collect_figure plot_figure verdict
+# Maps on which a battle of IPPO and of DM2 was recorded.
+BATTLES :=
+DRAWN := $(PUBLISHED) $(QUICK) $(BATTLES:%=replay_%)
+RULES := --allowed-rules collect_scores plot_demo_ablation collect_figure plot_figure verdict replay_pair
 DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(QUICK:%=results/reference/%/tables) $(DRAWN:%=figures/%.*) && \
-  $(BIN)/snakemake $(PUBLISHED:%=figures/%.pdf) $(REFERENCE)/verdict/verdict.md --cores all \
+  $(BIN)/snakemake $(PUBLISHED:%=figures/%.pdf) $(BATTLES:%=figures/replay_%.gif) $(REFERENCE)/verdict/verdict.md --cores all \
     --configfile config/scale/campaign.yaml --quiet rules host reason $(RULES) && \
   for name in $(QUICK); do \
     $(BIN)/snakemake figures/$$name.pdf --cores all --config scale=quick results=results/reference/$$name \
@@ -96,7 +98,7 @@ DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(QUICK:%=results/referen
 figures-from-reference: setup
 	$(DRAW)
 	cd figures && sha256sum --check --quiet ../results/reference/SHA256SUMS
-	echo "$(DRAWN:%=figures/%.pdf) and their .png, .csv are the published ones, byte for byte; $(REFERENCE)/verdict/verdict.md judges"
+	echo "in figures/, byte for byte the published ones: $(DRAWN); $(REFERENCE)/verdict/verdict.md judges"
 
 # A clone gives files times that say nothing about what was made of what; digests decide what runs again.
 campaign: setup
@@ -104,6 +106,11 @@ campaign: setup
 	for figure in $(STAGES); do \
 	  nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml --config only_figure=$$figure \
 	    --cores all --keep-going --quiet rules host reason || exit 1; \
+	done
+	for map in $(BATTLES); do \
+	  battles="$(REFERENCE)/battles/$$map"; test -f $$battles/ippo.npz -a -f $$battles/dm2.npz || \
+	  $(BIN)/snakemake $$battles/ippo.npz $$battles/dm2.npz --configfile config/scale/campaign.yaml --cores all \
+	    --allowed-rules record_battle --quiet rules host reason || exit 1; \
 	done
 
 begun: setup

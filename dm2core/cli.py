@@ -147,9 +147,10 @@ def _parser() -> argparse.ArgumentParser:
         "--who",
         nargs="+",
         required=True,
-        help="one or two of: attack_nearest, focus_fire, hide, kite, random, a cell's folder, a policy file",
+        help="one or two of: attack_nearest, focus_fire, hide, kite, random, a cell's folder, a policy file, "
+        "a battle recorded before (X.npz)",
     )
-    replay.add_argument("--map", help="default: the map the policy was trained on")
+    replay.add_argument("--map", help="default: the map the policy was trained on, or the battle recorded on")
     _add_maps_file(replay)
     replay.add_argument("--seed", type=int, default=0, help="which stream of evaluation battles")
     replay.add_argument("--battle", type=int, default=0, help="which battle of the stream")
@@ -393,11 +394,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     from dm2core import transfer
     from dm2core.env.vector import map_spec
     from dm2core.evaluate import evaluate
-    from dm2core.replay import policy_map, read_policy
+    from dm2core.replay import map_of, read_policy
     from dm2core.rollout import compute_for
 
     torch.set_num_threads(1)
-    map_name = args.map or policy_map(args.policy)
+    map_name = args.map or map_of(str(args.policy))
     if map_name not in known_maps():
         raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
     how = {"episodes": args.episodes, "seed": args.seed, "greedy": not args.sampled}
@@ -431,12 +432,12 @@ def _replay(args: argparse.Namespace) -> None:
     from dm2core import replay
 
     torch.set_num_threads(1)
-    map_name = args.map or next(filter(None, (replay.policy_map(Path(who)) for who in args.who)), None)
+    map_name = args.map or next(filter(None, (replay.map_of(who) for who in args.who)), None)
     if map_name not in known_maps():
         raise ConfigError("--map: give the map; a script can play any")
     job = _replay_job(args)
     battles = [
-        replay.record(map_name, who, args.seed, args.battle, greedy=not args.sampled) for who in args.who
+        replay.battle_of(map_name, who, args.seed, args.battle, greedy=not args.sampled) for who in args.who
     ]
     if args.out.suffix == ".npz":
         battles[0].save(args.out)
@@ -452,14 +453,15 @@ def _replay(args: argparse.Namespace) -> None:
 
 
 def _replay_job(args: argparse.Namespace) -> Job:
-    """Policies that play are inputs, with the manifests that lie beside them."""
+    """Policies that play, and recordings, are inputs, with the manifests that lie beside them."""
     from dm2core.records.manifest import Job
     from dm2core.records.numerics import numerics_key
 
     players = [Path(who) / "policy.safetensors" if Path(who).is_dir() else Path(who) for who in args.who]
-    policies = [path for path in players if path.is_file()]
-    beside = [path.with_name("manifest.json") for path in policies if path.name == "policy.safetensors"]
-    files = dict.fromkeys([*policies, *(path for path in beside if path.is_file())])
+    inputs = [path for path in players if path.is_file()]
+    beside = [path.with_name("manifest.json") for path in inputs if path.name == "policy.safetensors"]
+    beside += [path.with_suffix(".manifest.json") for path in inputs if path.suffix == ".npz"]
+    files = dict.fromkeys([*inputs, *(path for path in beside if path.is_file())])
     return Job("replay", "", files, seeds=[args.seed], numerics=numerics_key())
 
 

@@ -130,8 +130,21 @@ def read_policy(path: Path, spec: EnvSpec) -> Policy:
     return policy
 
 
-def policy_map(path: Path) -> str | None:
-    """The map a policy file or cell folder was trained on, if it says so."""
+def battle_of(map_name: str, who: str, seed: int, index: int, *, greedy: bool = True) -> Recording:
+    """The battle in a file of `Recording.save` as it is; else who plays it, see `record`. ConfigError: another map."""
+    if Path(who).suffix != ".npz":
+        return record(map_name, who, seed, index, greedy=greedy)
+    recording = Recording.load(Path(who))
+    if recording.map_name != map_name:
+        raise ConfigError(f"--who {who}: was recorded on {recording.map_name}, not on {map_name}")
+    return recording
+
+
+def map_of(who: str) -> str | None:
+    """The map a policy file or cell folder was trained on, or a battle recorded on, if it says so."""
+    path = Path(who)
+    if path.suffix == ".npz":
+        return Recording.load(path).map_name
     path = path / "policy.safetensors" if path.is_dir() else path
     return load_metadata(path).get("map") if path.exists() else None
 

@@ -79,6 +79,19 @@ def figure_names(config: Config) -> list[str]:
     return ["demo_ablation", *(name for name, panels in config.figures.items() if panels)]
 
 
+def replayed_cell(config: Config, map_name: str, method: str) -> Cell:
+    """Whose battle is drawn on a map, of ippo and dm2: the first seed, and DM2's first condition there.
+
+    That is figure core's if it has one on the map, else demo_ablation's.
+    """
+    seed = config.seeds_on(map_name)[0]
+    if method == "ippo":
+        return Cell(map_name, "ippo", "none", seed)
+    core = figure_cells(config, "core") if config.figures.get("core") else []
+    fallback = Cell(map_name, "dm2", demo_ids(config)[0], seed)
+    return next((c for c in core if (c.map_name, c.method, c.seed) == (map_name, "dm2", seed)), fallback)
+
+
 def unjudged_cells(config: Config) -> list[Cell]:
     """Cells of panels with seeds of their own, which choose between settings."""
     panels = [panel for panels in config.figures.values() for panel in panels if panel.seeds]

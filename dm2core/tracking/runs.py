@@ -152,9 +152,13 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def _made_from(path: Path) -> set[str]:
-    """SHA-256 of the inputs that a figure's manifest names; none without one."""
+    """SHA-256 of what a replay's manifest names, and of what its recordings' name; none without one."""
+    manifest = path.with_suffix(".manifest.json")
     try:
-        return set(read_json(path.with_suffix(".manifest.json"), path.name)["inputs"].values())
+        inputs = read_json(manifest, path.name)["inputs"]
+        recordings = [manifest.parent / name for name in inputs if name.endswith(".manifest.json")]
+        below = [read_json(recording, path.name)["inputs"] for recording in recordings]
+        return {sha256 for named in (inputs, *below) for sha256 in named.values()}
     except (OSError, ResultsError, KeyError, AttributeError):
         return set()
 

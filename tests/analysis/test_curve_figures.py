@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dm2core.analysis.curve_figures import CROWDED, colours, draw_panel, label, paper_curves, plot_curves
 from dm2core.analysis.figures import curves
-from dm2core.analysis.grid import all_cells, cells_of, figure_cells
+from dm2core.analysis.grid import all_cells, cells_of, figure_cells, replayed_cell
 from dm2core.analysis.switchboard import plot_switchboard, summary
 from dm2core.config import FIGURES, Config, ConfigError, cell_config, load_config
 
@@ -113,6 +113,18 @@ def test_figures_choose_cells() -> None:
     assert len(cells_of(made, {"only_figure": "all"})) == len(all_cells(made))
     with pytest.raises(ConfigError, match=r"only_figure: .*unknown figure 'quality'.*demo_quality"):
         cells_of(made, {"only_figure": "quality"})
+
+
+def test_the_battle_drawn_is_a_planned_cells() -> None:
+    for scale in ("smoke", "quick", "paper"):
+        made = config(scale)
+        for map_name in made.demo_ablation.maps:
+            assert {replayed_cell(made, map_name, method) for method in ("ippo", "dm2")} < set(
+                all_cells(made)
+            )
+    assert (
+        replayed_cell(config("smoke"), "8m", "dm2").demos == "ippo-q50_joint-concurrent"
+    )  # figure core is about 3m
 
 
 @pytest.mark.parametrize(

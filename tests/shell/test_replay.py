@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from dm2core import replay
 from dm2core.cli import main
@@ -78,11 +78,19 @@ def test_gif_strip_and_recording(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["replay", "--who", "random", "--map", "3m", "--out", str(tmp_path / "r.npz")]) == 0
     again = replay.Recording.load(tmp_path / "r.npz")
     np.testing.assert_array_equal(again.raw, replay.record("3m", "random", 0, 0).raw)
+    drawn = {}
+    for name, who in (("c", [str(tmp_path / "r.npz")]), ("d", ["random", "--map", "3m"])):
+        assert main(["replay", "--who", *who, "--out", str(tmp_path / f"{name}.gif")]) == 0
+        with Image.open(tmp_path / f"{name}.gif") as gif:
+            drawn[name] = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
+    np.testing.assert_array_equal(drawn["c"], drawn["d"])
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _policy(tmp_path / "policy.safetensors")
-    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    for name in ("broken.safetensors", "broken.npz"):
+        (tmp_path / name).write_bytes(b"no")
+    replay.record("3m", "kite", 0, 0).save(tmp_path / "r.npz")
     shutil.copy(tmp_path / "policy.safetensors", tmp_path / "other.safetensors")
     out = str(tmp_path / "x.gif")
     for arguments, code in (
@@ -91,6 +99,8 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--who", "kite", "--map", "9m", "--out", out], EXIT_USAGE),
         (["--who", "kite", "--map", "3m", "--out", str(tmp_path / "x.mp4")], EXIT_USAGE),
         (["--who", "kite", "kite", "kite", "--map", "3m", "--out", out], EXIT_USAGE),
+        (["--who", str(tmp_path / "r.npz"), "--map", "3s_vs_3z", "--out", out], EXIT_USAGE),
+        (["--who", str(tmp_path / "broken.npz"), "--out", out], EXIT_DATA),
         (["--who", str(tmp_path / "broken.safetensors"), "--map", "3m", "--out", out], EXIT_DATA),
         (["--who", str(tmp_path / "other.safetensors"), "--map", "3s_vs_3z", "--out", out], EXIT_DATA),
     ):

@@ -74,8 +74,10 @@ def test_a_run_carries_config_tags_demonstrations_and_files(
     Path("figures").mkdir()
     Path("figures/replay_3m.gif").write_bytes(b"GIF89a")
     ippo = next(run for run in finished_runs(tree, FIGURE) if run.name == "3m/ippo/none/seed112358")
-    about = {"inputs": {f"../{ippo.folder}/manifest.json": ippo.digest}}
-    Path("figures/replay_3m.manifest.json").write_text(json.dumps(about))
+    Path("battles").mkdir()
+    recording, replay = Path("battles/ippo.manifest.json"), Path("figures/replay_3m.manifest.json")
+    recording.write_text(json.dumps({"inputs": {f"../{ippo.folder}/manifest.json": ippo.digest}}))
+    replay.write_text(json.dumps({"inputs": {f"../{recording}": "0" * 64}}))
     deliver(tree)
     store = Store("", Path(tree.results))
     experiment = store.client.get_experiment_by_name("demo_ablation")

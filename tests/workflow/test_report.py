@@ -26,7 +26,7 @@ def page(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = snakemake(folder, "report_parts", "--cores", "2", *SMOKE, *SEED)
     assert outcome.code == 0, outcome.text[-6000:]
     assert set(outcome.plan) == {
-        *("replay_pair", "theory", "plot_theory", "verdict", "report_parts"),
+        *("record_battle", "replay_pair", "theory", "plot_theory", "verdict", "report_parts"),
         *("animate_battle", "write_provenance"),
     }
     path = folder / "report.html"

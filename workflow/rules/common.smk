@@ -115,11 +115,9 @@ def pack_digest(pack):
     return hashlib.sha256("".join(grid.cell_digest(CONFIG, cell) for cell in pack).encode()).hexdigest()
 
 
-def replay_policies(wildcards):
-    """Policies of IPPO and of DM2 on joint, concurrent demonstrations, first seed."""
-    pairs = [("ippo", "none"), ("dm2", grid.demo_ids(CONFIG)[0])]
-    chosen = [grid.Cell(wildcards.map, method, demos, CONFIG.seeds[0]) for method, demos in pairs]
-    return cell_files("policy.safetensors", chosen)
+def replayed_policy(wildcards):
+    """The policy whose battle is recorded."""
+    return cell_files("policy.safetensors", [grid.replayed_cell(CONFIG, wildcards.map, wildcards.method)])
 
 
 def map_manifests(wildcards):

@@ -1,11 +1,39 @@
-# Two teams in the same battle from the same start: IPPO and DM2 with joint, concurrent demonstrations.
+# Two teams in the same battle from the same start: IPPO and DM2. The recordings draw the battle again without the policies.
 localrules:
+    record_battle,
     replay_pair,
+
+
+rule record_battle:
+    input:
+        policy=replayed_policy,
+    output:
+        recording=f"{RESULTS}/battles/{{map}}/{{method}}.npz",
+        manifest=f"{RESULTS}/battles/{{map}}/{{method}}.manifest.json",
+    log:
+        f"{RESULTS}/logs/record_battle/{{map}}/{{method}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/battles/{{map}}/{{method}}.tsv"
+    wildcard_constraints:
+        method="ippo|dm2",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory,
+        runtime=10,
+    params:
+        seed=CONFIG.eval_seed,
+    message:
+        "Record: {wildcards.method} on {wildcards.map}"
+    shell:
+        "python -m dm2core replay --who {input.policy:q} --map {wildcards.map} --seed {params.seed}"
+        " --out {output.recording:q} > {log:q} 2>&1"
 
 
 rule replay_pair:
     input:
-        policies=replay_policies,
+        battles=[f"{RESULTS}/battles/{{map}}/{method}.npz" for method in ("ippo", "dm2")],
     output:
         gif="figures/replay_{map}.gif",
         png=report(
@@ -25,10 +53,7 @@ rule replay_pair:
     resources:
         mem_mb=memory,
         runtime=10,
-    params:
-        seed=CONFIG.eval_seed,
     message:
         "Replay: IPPO and DM2 on {wildcards.map}"
     shell:
-        "python -m dm2core replay --who {input.policies:q} --map {wildcards.map} --seed {params.seed}"
-        " --out {output.gif:q} > {log:q} 2>&1"
+        "python -m dm2core replay --who {input.battles:q} --map {wildcards.map} --out {output.gif:q} > {log:q} 2>&1"

@@ -28,6 +28,7 @@ from dm2core.records.manifest import hash_file
 from dm2core.records.verify import leave_out
 
 KINDS = ("csv", "pdf", "png")
+OF_REPLAYS = ("gif", "png")
 RUNS = ("cells", "demos", "experts")
 
 
@@ -85,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _keep_figures(folder: Path, names: Sequence[str]) -> None:
     """Copies of the figures and their SHA-256 beside the results."""
-    files = [Path("figures") / f"{name}.{kind}" for name in sorted(names) for kind in KINDS]
+    kinds = {name: OF_REPLAYS if name.startswith("replay_") else KINDS for name in sorted(names)}
+    files = [Path("figures") / f"{name}.{kind}" for name in kinds for kind in kinds[name]]
     (folder / "figures").mkdir(exist_ok=True)
     for path in files:
         shutil.copyfile(path, folder / "figures" / path.name)
