@@ -116,8 +116,8 @@ campaign: setup
 begun: setup
 	mkdir -p results/reference/begun/cells
 	find results/reference/begun/cells -type f -exec touch {} +
-	nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml config/begun.yaml \
-	  --config only_figure=core --cores all --keep-going --quiet rules host reason
+	nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml config/begun.yaml --cores all \
+	  --keep-going --quiet rules host reason
 
 publish: setup
 	$(DRAW)
