@@ -84,7 +84,7 @@ REFERENCE := results/reference/campaign
 # Figures of runs at scale quick, each with results of its own.
 QUICK := switchboard methods
 # Maps on which a battle of IPPO and of DM2 was recorded.
-BATTLES :=
+BATTLES := 3s_vs_3z
 DRAWN := $(PUBLISHED) $(QUICK) $(BATTLES:%=replay_%)
 RULES := --allowed-rules collect_scores plot_demo_ablation collect_figure plot_figure verdict replay_pair
 DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(QUICK:%=results/reference/%/tables) $(DRAWN:%=figures/%.*) && \
