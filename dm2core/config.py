@@ -109,6 +109,11 @@ class MapBudget(Strict):
     expert_env_steps: Count | None = None
     eval_every: Count | None = None
     seeds: Count | None = None  # so many, the first of `seeds`
+    # The map's own, where not every team can demonstrate what is asked for. Not dumped if unset: figures hold the hash
+    # of their configuration, and most are older than this setting.
+    expert_seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
+        default=None, exclude_if=lambda seeds: seeds is None
+    )
 
 
 class Budget(Strict):
@@ -220,9 +225,9 @@ class Config(Strict):
         for name in self.demo_ablation.maps:
             self.map_params(name)
             needed = load_scenario(name).n_agents
-            if len(set(self.expert_seeds)) < needed:
+            if (distinct := len(set(self.expert_seeds_on(name)))) < needed:
                 raise ConfigError(
-                    f"expert_seeds: {len(set(self.expert_seeds))} distinct seeds, but {name} needs {needed}: "
+                    f"expert_seeds: {distinct} distinct seeds, but {name} needs {needed}: "
                     "independent demonstrations take one expert team per agent"
                 )
         for name in self.calibration.maps:
@@ -231,6 +236,7 @@ class Config(Strict):
             ("seeds", self.seeds),
             ("expert_seeds", self.expert_seeds),
             ("calibration.seeds", self.calibration.seeds),
+            *((f"budget.maps.{name}.expert_seeds", self.expert_seeds_on(name)) for name in self.budget.maps),
         ):
             if len(set(seeds)) < len(seeds):
                 raise ConfigError(f"{key}: {seeds} holds a seed twice; every seed must be different")
@@ -246,7 +252,7 @@ class Config(Strict):
             for panel in panels:
                 for run in panel.curves:
                     self._check_run(f"figures.{figure}", panel.map, run)
-                both = set(panel.seeds or []) & {*self.seeds, *self.expert_seeds}
+                both = set(panel.seeds or []) & {*self.seeds, *self.expert_seeds_on(panel.map)}
                 if both:
                     raise ConfigError(
                         f"figures.{figure}: {panel.map}: seed {min(both)} is also in seeds or expert_seeds; "
@@ -271,15 +277,15 @@ class Config(Strict):
                 raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
             _check_method(method, demos)
             self.changed(method, map_name)
+            teams = len(self.expert_seeds_on(map_name))
             if demos != "none" and not parse_demos_id(demos).joint:
                 needed = load_scenario(map_name).n_agents
-                if len(self.expert_seeds) < needed:
+                if teams < needed:
                     raise ConfigError(
-                        f"expert_seeds: {map_name} has {needed} agents and needs as many different experts, "
-                        f"got {len(self.expert_seeds)}"
+                        f"expert_seeds: {map_name} has {needed} agents and needs as many different experts, got {teams}"
                     )
-            if demos != "none" and parse_demos_id(demos).first_team > len(self.expert_seeds):
-                raise ConfigError(f"expert_seeds: there are only {len(self.expert_seeds)} teams")
+            if demos != "none" and parse_demos_id(demos).first_team > teams:
+                raise ConfigError(f"expert_seeds: there are only {teams} teams")
         except ConfigError as error:
             raise ConfigError(f"{where}: {run}: {error}") from None
 
@@ -312,13 +318,18 @@ class Config(Strict):
     def budget_on(self, map_name: str) -> Budget:
         """The budget of one map's cells."""
         own = self.budget.maps.get(map_name, MapBudget())
-        changes = own.model_dump(exclude={"seeds"}, exclude_none=True)
+        changes = own.model_dump(exclude={"seeds", "expert_seeds"}, exclude_none=True)
         return self.budget.model_copy(update=changes)
 
     def seeds_on(self, map_name: str) -> list[int]:
         """The seeds of one map's cells."""
         own = self.budget.maps.get(map_name, MapBudget())
         return self.seeds[: own.seeds or len(self.seeds)]
+
+    def expert_seeds_on(self, map_name: str) -> list[int]:
+        """The seeds of one map's expert teams, in the order in which demonstration sets count them."""
+        own = self.budget.maps.get(map_name, MapBudget())
+        return self.expert_seeds if own.expert_seeds is None else own.expert_seeds
 
     def map_params(self, map_name: str) -> MapParams:
         """Settings of one map; ConfigError if the map has none."""

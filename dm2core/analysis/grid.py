@@ -158,7 +158,7 @@ def demonstrators(config: Config, map_name: str, demos_id: str) -> list[int]:
 
     ConfigError if `expert_seeds` has fewer than the set's id or the map asks for.
     """
-    demos, seeds = parse_demos_id(demos_id), config.expert_seeds
+    demos, seeds = parse_demos_id(demos_id), config.expert_seeds_on(map_name)
     count = 1 if demos.joint else load_scenario(map_name).n_agents
     if demos.expert == "random":
         return []

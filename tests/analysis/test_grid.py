@@ -9,7 +9,7 @@ import pytest
 from dm2core.analysis import grid
 from dm2core.analysis.claims import load_claims
 from dm2core.analysis.run_table import judged_runs, planned_runs
-from dm2core.config import Config, ConfigError, cell_config, load_config
+from dm2core.config import Config, ConfigError, cell_config, dump_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +67,18 @@ def test_sets_of_later_teams_start_there_and_go_round() -> None:
             grid.demonstrators(made, "3m", name)
     with pytest.raises(ConfigError, match=r"expert_seeds: .* needs 5, got 4"):
         grid.demonstrators(made, "3m", "ippo-q50_joint-concurrent-t5")
+
+
+def test_a_map_can_have_expert_teams_of_its_own(tmp_path: Path) -> None:
+    made = config(expert_seeds=[1, 2, 3, 4], budget={"maps": {"3m": {"expert_seeds": [1, 2, 4, 3]}}})
+    assert grid.demonstrators(made, "3m", "ippo-q50_indep-concurrent-t2") == [2, 4, 3]
+    assert grid.demonstrators(made, "3s_vs_3z", "ippo-q50_indep-concurrent-t2") == [2, 3, 4]
+    (tmp_path / "dumped.yaml").write_text(dump_config(made))
+    assert load_config(tmp_path / "dumped.yaml") == made
+    assert dump_config(config()).count("expert_seeds") == 1  # as before there were such lists
+    for seeds, message in (([1, 2, 4, 1], "3m.expert_seeds: .* holds a seed twice"), ([1, 2], "3m needs 3")):
+        with pytest.raises(ConfigError, match=message):
+            config(budget={"maps": {"3m": {"expert_seeds": seeds}}})
 
 
 def test_unknown_filter_value_is_an_error_that_lists_what_there_is() -> None:
