@@ -100,8 +100,13 @@ figures-from-reference: setup
 	cd figures && sha256sum --check --quiet ../results/reference/SHA256SUMS
 	echo "in figures/, byte for byte the published ones: $(DRAWN); $(REFERENCE)/verdict/verdict.md judges"
 
+# Demonstrations are kept as their battles, which are fought again for what was seen in them.
+RECALL = for battles in $$(find $(1)/demos -name battles.npz); do \
+  $(BIN)/dm2 recall-demos $$(dirname $$battles) || exit 1; done
+
 # A clone gives files times that say nothing about what was made of what; digests decide what runs again.
 campaign: setup
+	$(call RECALL,$(REFERENCE))
 	find $(REFERENCE)/cells -type f -exec touch {} +
 	for figure in $(STAGES); do \
 	  nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml --config only_figure=$$figure \
@@ -114,7 +119,8 @@ campaign: setup
 	done
 
 begun: setup
-	mkdir -p results/reference/begun/cells
+	mkdir -p results/reference/begun/cells results/reference/begun/demos
+	$(call RECALL,results/reference/begun)
 	find results/reference/begun/cells -type f -exec touch {} +
 	nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml config/begun.yaml --cores all \
 	  --keep-going --quiet rules host reason

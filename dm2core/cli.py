@@ -108,6 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     demos.add_argument("--out", type=Path, required=True)
     demos.set_defaults(run=_demos)
 
+    recalled = commands.add_parser(
+        "recall-demos", help="fight the battles of demonstration sets again: demos.npz from battles.npz"
+    )
+    recalled.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a set")
+    _add_maps_file(recalled)
+    recalled.set_defaults(run=_recall_demos)
+
     published = commands.add_parser(
         "import-demos", help="make a demonstration set of the released code's files, one per agent"
     )
@@ -337,6 +344,20 @@ def _demos(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     make_demos(config, args.map, args.id, args.experts, args.out)
+
+
+def _recall_demos(args: argparse.Namespace) -> None:
+    from dm2core.env.scenario import add_maps
+
+    if args.maps_file is not None:
+        add_maps(args.maps_file)
+    import torch
+
+    from dm2core.demos import recall_demos
+
+    torch.set_num_threads(1)
+    for folder in args.folders:
+        print(f"{folder}: {'fought again' if recall_demos(folder) else 'is there'}", flush=True)
 
 
 def _require_game(config: Config, map_name: str) -> None:

@@ -138,6 +138,8 @@ class Ablation(Strict):
 
     maps: Annotated[list[str], Field(min_length=1)]
     expert: Annotated[str, Field(pattern=r"^ippo-(q\d{1,3}|s\d+k)$")]
+    # map -> the expert team its four sets start from, counted from 1 in `expert_seeds`; the first where it is not named
+    first_team: dict[str, Annotated[int, Field(ge=1)]] = Field(default={}, exclude_if=lambda teams: not teams)
 
 
 class Panel(Strict):
@@ -229,6 +231,15 @@ class Config(Strict):
                 raise ConfigError(
                     f"expert_seeds: {distinct} distinct seeds, but {name} needs {needed}: "
                     "independent demonstrations take one expert team per agent"
+                )
+        for name, team in self.demo_ablation.first_team.items():
+            if name not in self.demo_ablation.maps:
+                raise ConfigError(
+                    f"demo_ablation.first_team: {unknown('map', name, self.demo_ablation.maps)}"
+                )
+            if team > (teams := len(self.expert_seeds_on(name))):
+                raise ConfigError(
+                    f"demo_ablation.first_team.{name}: {team}, but there are only {teams} teams"
                 )
         for name in self.calibration.maps:
             self.map_params(name)

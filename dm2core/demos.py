@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,21 +33,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dm2core.config import Config, DemoSet, dump_config, parse_demos_id
-from dm2core.demonstrations import AgentDemos, pack_arrays
+from dm2core.demonstrations import AgentDemos, pack_arrays, read_card
 from dm2core.env.vector import make_env, map_spec
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
 from dm2core.methods import METHODS
 from dm2core.nets import Actor, Policy, mix_agents
+from dm2core.played import BATTLES, Played, episode_returns, fight_again, pack_battles, views
 from dm2core.policies import load_policy
 from dm2core.records.checkpoint import load_tensors, read_file
 from dm2core.records.files import write_atomic
-from dm2core.records.manifest import Job
+from dm2core.records.manifest import Job, Manifest, hash_file, read_manifest
 from dm2core.records.numerics import numerics_key
 from dm2core.rng import battle_keys, stream
 from dm2core.rollout import collect
-
-BATTLES = 250  # played side by side
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,47 @@ def make_demos(config: Config, map_name: str, demos_id: str, folders: Sequence[P
     strangers = None
     if not sampling.demos.joint and sampling.demos.concurrent:
         strangers = mix_agents([team.tensors for team in teams])
-    agents = _sample(sampling, teams, strangers)
-    if sampling.demos.shuffled:
-        agents = [_shuffled(agent, i, config.eval_seed) for i, agent in enumerate(agents)]
+    plays = _sample(sampling, teams, strangers)
+    agents = _agents(sampling.demos, plays, config.eval_seed)
     data = pack_arrays(agents)
     card = _card(demos_id, sampling, _who_played(sampling, teams, strangers), agents, data)
+    made = ["demos.npz", "card.json", "card.md"]
+    if config.games is None:  # the real game's battles cannot be fought again
+        made.append("battles.npz")
+        write_atomic(out / "battles.npz", pack_battles(plays))
     write_atomic(out / "demos.npz", data)
     write_atomic(out / "card.md", _card_text(card).encode())
     write_atomic(out / "card.json", (json.dumps(card, indent=2) + "\n").encode())
-    job.finish(out / "manifest.json", [out / name for name in ("demos.npz", "card.json", "card.md")])
+    job.finish(out / "manifest.json", [out / name for name in made])
+
+
+def recall_demos(folder: Path) -> bool:
+    """demos.npz of a set from its battles.npz, the same bytes as its card says; False if it was there.
+
+    DataError if the set keeps no battles, or they are damaged or another simulator's; nothing is written then.
+    """
+    card, file = read_card(folder), folder / "demos.npz"
+    if file.exists() and hash_file(file) == card["sha256"]:
+        return False
+    manifest = read_manifest(folder / "manifest.json")
+    if "battles.npz" not in manifest.outputs:
+        raise DataError(f"{folder}: keeps no battles to fight again; sample the set from its experts")
+    battles = folder / "battles.npz"
+    read_file(battles, manifest.outputs["battles.npz"])
+    assert isinstance(manifest, Manifest)
+    plays = fight_again(battles, card["map"])
+    data = pack_arrays(_agents(parse_demos_id(card["demos_id"]), plays, manifest.seeds[0]))
+    if hashlib.sha256(data).hexdigest() != card["sha256"]:
+        raise DataError(
+            f"{battles}: fought again, the battles are not the card's: another version of the simulator, or of zlib; "
+            "sample the set from its experts"
+        )
+    write_atomic(file, data)
+    made = (folder / "card.json").stat()
+    os.utime(
+        file, ns=(made.st_atime_ns, made.st_mtime_ns)
+    )  # as old as the set: nothing made from it is outdated
+    return True
 
 
 @dataclass(frozen=True)
@@ -157,24 +189,25 @@ def _teams(sampling: Sampling, demos_id: str, folders: Sequence[Path]) -> list[E
     return teams
 
 
-def _sample(
-    sampling: Sampling, teams: Sequence[Expert], strangers: dict[str, Tensor] | None
-) -> list[AgentDemos]:
-    """Each agent's episodes, as the table above says; one block of battles is in memory at a time."""
+def _sample(sampling: Sampling, teams: Sequence[Expert], strangers: dict[str, Tensor] | None) -> list[Played]:
+    """The battles of a set, as the table above says."""
     count, demos = sampling.config.demos.episodes, sampling.demos
     n_agents = map_spec(sampling.map_name).n_agents
     if demos.concurrent:
         tensors, role = teams[0].tensors, f"demos/team{teams[0].seed}"
         if strangers is not None:
             tensors, role = strangers, "demos/strangers" + "-".join(str(team.seed) for team in teams)
-        played = _play(sampling, tensors, role, 0, count)
-        return [_agent(played, i, 0) for i in range(n_agents)]
-    agents = []
-    for i in range(n_agents):
-        team = teams[0] if demos.joint else teams[i]
-        own = _play(sampling, team.tensors, f"demos/team{team.seed}", i * count, count)
-        agents.append(_agent(own, i, i * count))
-    return agents
+        return [_play(sampling, tensors, role, tuple(range(n_agents)), 0, count)]
+    return [
+        _play(sampling, team.tensors, f"demos/team{team.seed}", (i,), i * count, count)
+        for i, team in enumerate([teams[0]] * n_agents if demos.joint else teams)
+    ]
+
+
+def _agents(demos: DemoSet, plays: Sequence[Played], seed: int) -> list[AgentDemos]:
+    """Each agent's episodes."""
+    agents = views(plays)
+    return [_shuffled(agent, i, seed) for i, agent in enumerate(agents)] if demos.shuffled else agents
 
 
 def _shuffled(agent: AgentDemos, number: int, seed: int) -> AgentDemos:
@@ -185,18 +218,10 @@ def _shuffled(agent: AgentDemos, number: int, seed: int) -> AgentDemos:
     return dataclasses.replace(agent, obs=obs)
 
 
-@dataclass(frozen=True)
-class _Played:
-    """Episodes of a whole team: per agent ragged rows."""
-
-    obs: list[NDArray[np.float32]]  # per episode [T+1, N, O]
-    actions: list[NDArray[np.int64]]  # per episode [T+1, N]
-    won: NDArray[np.bool_]
-    episode_return: NDArray[np.float32]
-
-
-def _play(sampling: Sampling, tensors: dict[str, Tensor], role: str, first: int, count: int) -> _Played:
-    """Battles first..first+count-1 of one stream, actions drawn as the set asks for."""
+def _play(
+    sampling: Sampling, tensors: dict[str, Tensor], role: str, agents: tuple[int, ...], first: int, count: int
+) -> Played:
+    """Battles first..first+count-1 of one stream, actions drawn as the set asks for; a block at a time."""
     policy, seed = load_policy(tensors), sampling.config.eval_seed
     obs, actions, won, returns = [], [], [], []
     for at in range(first, first + count, BATTLES):
@@ -211,23 +236,12 @@ def _play(sampling: Sampling, tensors: dict[str, Tensor], role: str, first: int,
             compute=sampling.compute(policy),
         )
         for b, steps in enumerate(rollout.lengths.tolist()):
-            obs.append(rollout.obs[: steps + 1, b].numpy().copy())
+            obs.append(rollout.obs[: steps + 1, b][:, list(agents)].numpy())
             actions.append(rollout.actions[: steps + 1, b].numpy().copy())
         won.append(rollout.won.numpy())
-        returns.append(rollout.episode_return.numpy())
-    return _Played(obs, actions, np.concatenate(won), np.concatenate(returns))
-
-
-def _agent(played: _Played, agent: int, first: int) -> AgentDemos:
-    """One agent's view of battles first, first + 1, ..."""
-    return AgentDemos(
-        obs=np.concatenate([o[:, agent] for o in played.obs]),
-        actions=np.concatenate([a[:, agent] for a in played.actions]),
-        lengths=np.array([len(o) - 1 for o in played.obs], dtype=np.int64),
-        won=played.won,
-        episode_return=played.episode_return,
-        battle=np.arange(first, first + len(played.obs)),
-    )
+        returns.append(episode_returns(rollout.rewards.numpy()))
+    keys = battle_keys(seed, role, first, count)
+    return Played(agents, first, keys, obs, actions, np.concatenate(won), np.concatenate(returns))
 
 
 def _rates(sampling: Sampling, tensors: dict[str, Tensor]) -> dict[str, float]:

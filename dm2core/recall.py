@@ -21,6 +21,7 @@ class Replayed:
     avail_actions: NDArray[np.bool_]  # [B, L+1, N, A]
     rewards: NDArray[np.float32]  # [B, L]
     states: NDArray[np.float32]  # [B, L+1, S]; S = 0 unless asked for
+    won: NDArray[np.bool_]  # [B] on their last step
 
 
 def replay_battles(
@@ -42,6 +43,7 @@ def replay_battles(
         np.zeros((*shape, spec.n_actions), dtype=np.bool_),
         np.zeros((battles, spec.episode_limit), dtype=np.float32),
         np.zeros((*shape[:2], spec.state_size * states), dtype=np.float32),
+        np.zeros(battles, dtype=np.bool_),
     )
     if battles == 0:
         return out
@@ -53,5 +55,6 @@ def replay_battles(
             out.states[live, t] = env.state()[live]
         live = live[lengths[live] > t]
         if live.size:
-            out.rewards[live, t] = env.step(actions[live, t].astype(np.int64), live).reward
+            step = env.step(actions[live, t].astype(np.int64), live)
+            out.rewards[live, t], out.won[live] = step.reward, step.won
     return out

@@ -36,18 +36,19 @@ class Cell:
         return f"{self.map_name}/{self.method}/{self.demos}/seed{self.seed}"
 
 
-def demo_ids(config: Config) -> list[str]:
-    """The four demonstration sets, in the figure's order."""
-    return [f"{config.demo_ablation.expert}_{variant}" for variant in VARIANTS]
+def demo_ids(config: Config, map_name: str) -> list[str]:
+    """The four demonstration sets of a map, in the figure's order."""
+    shown = config.demo_ablation
+    team = shown.first_team.get(map_name, 1)
+    return [f"{shown.expert}_{variant}" + (f"-t{team}" if team > 1 else "") for variant in VARIANTS]
 
 
 def cells(config: Config) -> list[Cell]:
     """Every cell of demo_ablation: per map, DM2 on the four sets and IPPO, each with every seed."""
-    conditions = [("dm2", demos) for demos in demo_ids(config)] + [("ippo", "none")]
     return [
         Cell(map_name, method, demos, seed)
         for map_name in config.demo_ablation.maps
-        for method, demos in conditions
+        for method, demos in [*(("dm2", demos) for demos in demo_ids(config, map_name)), ("ippo", "none")]
         for seed in config.seeds_on(map_name)
     ]
 
@@ -88,7 +89,7 @@ def replayed_cell(config: Config, map_name: str, method: str) -> Cell:
     if method == "ippo":
         return Cell(map_name, "ippo", "none", seed)
     core = figure_cells(config, "core") if config.figures.get("core") else []
-    fallback = Cell(map_name, "dm2", demo_ids(config)[0], seed)
+    fallback = Cell(map_name, "dm2", demo_ids(config, map_name)[0], seed)
     return next((c for c in core if (c.map_name, c.method, c.seed) == (map_name, "dm2", seed)), fallback)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dm2core.analysis.grid import VARIANTS, Cell, cells, demo_ids, packed
-from dm2core.config import Config, cell_config
+from dm2core.config import Config, cell_config, of_any_team
 from dm2core.records.verify import left_out
 
 WIN_RATE = "eval/win_rate"  # greedy policies on the same battles for every cell
@@ -23,8 +23,8 @@ class ResultsError(ValueError):
 
 
 def condition(method: str, demos: str) -> str:
-    """Short name of a condition: `ippo`, or the variant of the demonstration set."""
-    return method if demos == "none" else demos.split("_", 1)[1]
+    """Short name of a condition: `ippo`, or the variant of the demonstration set, of whichever teams."""
+    return method if demos == "none" else of_any_team(demos).split("_", 1)[1]
 
 
 CONDITIONS = (*VARIANTS, "ippo")
@@ -108,7 +108,7 @@ def demos_sha256(config: Config, cell: Cell) -> str:
 def collect_demonstrators(config: Config, map_name: str) -> pd.DataFrame:
     """Measured win rate of whoever played each demonstration set, from the sets' cards: a row per team."""
     rows = []
-    for demos in demo_ids(config):
+    for demos in demo_ids(config, map_name):
         card = read_json(
             Path(config.results) / "demos" / map_name / demos / "card.json", f"demonstrations {demos}"
         )

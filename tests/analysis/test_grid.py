@@ -9,6 +9,7 @@ import pytest
 from dm2core.analysis import grid
 from dm2core.analysis.claims import load_claims
 from dm2core.analysis.run_table import judged_runs, planned_runs
+from dm2core.analysis.scores import condition
 from dm2core.config import Config, ConfigError, cell_config, dump_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,13 +47,13 @@ def test_expert_budget_reruns_dm2_but_not_ippo() -> None:
 def test_demo_settings_rerun_dm2_but_no_expert() -> None:
     before, after = config(), config(demos={"episodes": 33})
     assert grid.expert_digest(before, "3m", "ippo", 1) == grid.expert_digest(after, "3m", "ippo", 1)
-    demos_id = grid.demo_ids(before)[0]
+    demos_id = grid.demo_ids(before, "3m")[0]
     assert grid.demos_digest(before, "3m", demos_id) != grid.demos_digest(after, "3m", demos_id)
 
 
 def test_joint_sets_have_one_team_and_independent_ones_a_team_per_agent() -> None:
     made = config()
-    teams = {name: grid.demonstrators(made, "3m", name) for name in grid.demo_ids(made)}
+    teams = {name: grid.demonstrators(made, "3m", name) for name in grid.demo_ids(made, "3m")}
     assert [len(seeds) for seeds in teams.values()] == [1, 1, 3, 3]
 
 
@@ -67,6 +68,24 @@ def test_sets_of_later_teams_start_there_and_go_round() -> None:
             grid.demonstrators(made, "3m", name)
     with pytest.raises(ConfigError, match=r"expert_seeds: .* needs 5, got 4"):
         grid.demonstrators(made, "3m", "ippo-q50_joint-concurrent-t5")
+
+
+def test_the_ablation_can_start_from_a_later_team_on_one_map(tmp_path: Path) -> None:
+    both = {"maps": ["3m", "3s_vs_3z"]}
+    plain, made = config(demo_ablation=both), config(demo_ablation={**both, "first_team": {"3m": 2}})
+    assert grid.demo_ids(made, "3m") == [f"{name}-t2" for name in grid.demo_ids(plain, "3m")]
+    assert grid.demo_ids(made, "3s_vs_3z") == grid.demo_ids(plain, "3s_vs_3z")
+    assert {cell.demos for cell in grid.cells(made) if cell.map_name == "3m"} == {
+        "none",
+        *grid.demo_ids(made, "3m"),
+    }
+    assert [condition("dm2", demos) for demos in grid.demo_ids(made, "3m")] == list(grid.VARIANTS)
+    (tmp_path / "dumped.yaml").write_text(dump_config(made))
+    assert load_config(tmp_path / "dumped.yaml") == made
+    assert "first_team" not in dump_config(plain)  # as before there was such a key
+    for teams, message in (({"5m_vs_6m": 2}, "first_team: unknown map"), ({"3m": 9}, "there are only")):
+        with pytest.raises(ConfigError, match=message):
+            config(demo_ablation={**both, "first_team": teams})
 
 
 def test_a_map_can_have_expert_teams_of_its_own(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def finished(tmp_path: Path) -> Config:
     """A results folder with every file the tables read."""
     config = load_config(ROOT / "config" / "config.yaml", {"scale": "smoke", "results": str(tmp_path)})
-    for index, demos_id in enumerate(grid.demo_ids(config)):
+    for index, demos_id in enumerate(grid.demo_ids(config, "3m")):
         folder = tmp_path / "demos" / "3m" / demos_id
         folder.mkdir(parents=True)
         (folder / "demos.npz").write_bytes(demos_id.encode())
@@ -69,7 +69,7 @@ def test_cell_of_another_configuration_is_refused(finished: Config) -> None:
 
 
 def test_cell_trained_on_other_demonstrations_is_refused(finished: Config) -> None:
-    demos = Path(finished.results) / "demos" / "3m" / grid.demo_ids(finished)[0] / "demos.npz"
+    demos = Path(finished.results) / "demos" / "3m" / grid.demo_ids(finished, "3m")[0] / "demos.npz"
     demos.write_bytes(b"drawn again")
     with pytest.raises(ResultsError, match=r"joint-concurrent/seed112358: made under another"):
         collect_scores(finished, "3m")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from dm2core.cli import main
 from dm2core.config import CellConfig, Config, ConfigError, parse_demos_id
 from dm2core.demonstrations import load_demos
-from dm2core.demos import choose_checkpoint, make_demos
+from dm2core.demos import choose_checkpoint, make_demos, recall_demos
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError
+from dm2core.records.manifest import NO_SEAL, Manifest, read_manifest, to_bytes
+from dm2core.records.verify import verify
 
 K = 12
 Sets = dict[str, Path]
@@ -149,3 +154,88 @@ def test_random_play_and_shuffled_sets_are_controls(
     changed = (ours.obs != theirs.obs).mean(axis=0)
     varied = (theirs.obs != theirs.obs[0]).mean(axis=0) > 0.3
     assert (changed[varied] > 0.05).all() and varied.any()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / "manifest.json").write_bytes(to_bytes(manifest.model_copy(update={"seal": NO_SEAL})))
+
+
+def without_demos(folder: Path, to: Path) -> Path:
+    """A copy of a set as it is published: its battles, not its observations."""
+    shutil.copytree(folder, to)
+    (to / "demos.npz").unlink()
+    return to
+
+
+def test_battles_fought_again_give_the_same_file(
+    demo_sets: Sets, config: Config, experts: list[Path], tmp_path: Path
+) -> None:
+    made = dict(demo_sets)
+    for name in ("random_joint-nonconcurrent", "ippo-q50_joint-shuffled"):
+        made[name] = tmp_path / "made" / name
+        make_demos(config, "3m", name, experts, made[name])
+    for name, folder in made.items():
+        copy = without_demos(folder, tmp_path / name)
+        os.utime(copy / "card.json", (10**9, 10**9))
+        assert recall_demos(copy)
+        assert (copy / "demos.npz").read_bytes() == (folder / "demos.npz").read_bytes()
+        assert (copy / "demos.npz").stat().st_mtime == 10**9  # cells made from it are not outdated
+        assert not recall_demos(copy)
+        assert (copy / "battles.npz").stat().st_size < (copy / "demos.npz").stat().st_size / 5
+        assert not {path for path in verify([copy]).damaged if path.parent == copy}
+
+
+def test_battles_are_fought_in_blocks_whose_size_does_not_show(
+    demo_sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dm2core.played.BATTLES", 5)
+    copy = without_demos(demo_sets["ippo-q50_indep-nonconcurrent"], tmp_path / "set")
+    assert recall_demos(copy)
+
+
+def test_battles_that_are_not_the_cards_are_refused(
+    demo_sets: Sets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flipped bit, or arrays that somebody changed and sealed again: one line, exit code 65, and no file."""
+
+    def refused(folder: Path) -> str:
+        capsys.readouterr()
+        assert main(["recall-demos", str(folder)]) == 65
+        assert not (folder / "demos.npz").exists()
+        return capsys.readouterr().err
+
+    source = demo_sets["ippo-q50_joint-concurrent"]
+    folder = without_demos(source, tmp_path / "flipped")
+    data = bytearray((folder / "battles.npz").read_bytes())
+    data[len(data) // 2] ^= 4
+    (folder / "battles.npz").write_bytes(data)
+    assert "SHA-256" in refused(folder)
+
+    folder = without_demos(source, tmp_path / "none")
+    manifest = read_manifest(folder / "manifest.json")
+    assert isinstance(manifest, Manifest)
+    outputs = {name: sha256 for name, sha256 in manifest.outputs.items() if name != "battles.npz"}
+    write_manifest(folder, manifest.model_copy(update={"outputs": outputs}))
+    assert "keeps no battles" in refused(folder)
+
+    def change(name: str, value: object, said: str) -> None:
+        folder = without_demos(source, tmp_path / f"changed {len(list(tmp_path.iterdir()))}")
+        with np.load(folder / "battles.npz") as file:
+            arrays = {key: file[key] for key in file.files}
+        arrays[f"play0/{name}"] = np.asarray(value).astype(arrays[f"play0/{name}"].dtype)
+        np.savez_compressed(folder / "battles.npz", **arrays)
+        sha256 = hashlib.sha256((folder / "battles.npz").read_bytes()).hexdigest()
+        outputs = manifest.outputs | {"battles.npz": sha256}
+        write_manifest(folder, manifest.model_copy(update={"outputs": outputs}))
+        assert said in refused(folder)
+
+    with np.load(source / "battles.npz") as file:
+        keys, lengths, actions = (file[f"play0/{name}"] for name in ("keys", "lengths", "actions"))
+    change("actions", np.zeros_like(actions), "cannot be fought")  # the living may not do nothing
+    change("actions", actions[1:], "cannot be fought")
+    change("lengths", np.zeros_like(lengths), "cannot be fought")
+    change("keys", keys[1:], "cannot be fought")
+    change("keys", keys[:0], "cannot be fought")
+    change("agents", [0, 1, 7], "cannot be fought")
+    change("agents", [0, 1], "not the card's")
+    change("first", 3, "not the card's")

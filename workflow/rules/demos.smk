@@ -5,6 +5,7 @@ rule sample_demos:
         demos=f"{RESULTS}/demos/{{map}}/{{demos_id}}/demos.npz",
         card=f"{RESULTS}/demos/{{map}}/{{demos_id}}/card.json",
         text=f"{RESULTS}/demos/{{map}}/{{demos_id}}/card.md",
+        battles=[] if GAMES else f"{RESULTS}/demos/{{map}}/{{demos_id}}/battles.npz",
         manifest=f"{RESULTS}/demos/{{map}}/{{demos_id}}/manifest.json",
     log:
         f"{RESULTS}/logs/sample_demos/{{map}}/{{demos_id}}.log",
