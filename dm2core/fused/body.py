@@ -297,6 +297,33 @@ def below_back(m, agent, w, k, s):  # type: ignore[no-untyped-def]
 
 
 @njit(**KERNEL)
+def _pick(array, listed, m):  # type: ignore[no-untyped-def]
+    """array[:m] = array[listed[:m]], in place; listed is ascending."""
+    for j in range(m):
+        if listed[j] != j:
+            copy(_ROW, (array[listed[j]],), (), (array[j],))
+
+
+@njit(**KERNEL)
+def pick_rows(listed, m, shared, k):  # type: ignore[no-untyped-def]
+    """Move the m listed rows of a block, after its forward pass, to its front: the backward pass is theirs alone.
+
+    listed is ascending. Those left out have no gradient, and a sum's chain without its zeros has the same bits
+    (tiles.py). shared: what lies below the gates is not moved.
+    """
+    for array in (k.h, k.gates, k.new_h, k.x3, k.d_out):
+        _pick(array, listed, m)
+    for j in range(m):
+        k.r3[j] = k.r3[listed[j]]
+    if shared:
+        return
+    for array in (k.x, k.y1, k.x1, k.y2, k.x2):
+        _pick(array, listed, m)
+    for j in range(m):
+        k.r1[j], k.r2[j] = k.r1[listed[j]], k.r2[listed[j]]
+
+
+@njit(**KERNEL)
 def backward(m, agent, w, k, s):  # type: ignore[no-untyped-def]
     """Add the gradients of rows 0..m-1 to the sums s, from k.d_out."""
     above_back(m, agent, w, k, s)

@@ -20,6 +20,7 @@ from dm2core.fused.body import (
     below_back,
     copy,
     forward,
+    pick_rows,
     recall_shared,
     remember_shared,
 )
@@ -253,7 +254,8 @@ def value_gradient(  # type: ignore[no-untyped-def]
     """Gradient of scale * sum of value losses over the slots [M]; returns the plain sum.
 
     single: one row stands for all slots; it is computed once, its gradient summed over them. shared: all rows have
-    the same input x, and what lies below the gates is computed once. row [G]; d_gates [3H] and listed [M] are scratch.
+    the same input x, and what lies below the gates is computed once. Values that have moved further than the clip
+    towards their targets have no gradient and no backward pass. row [G]; d_gates [3H] and listed [M] are scratch.
     """
     if slot.size == 0:
         return 0.0
@@ -268,6 +270,7 @@ def value_gradient(  # type: ignore[no-untyped-def]
         for i in range(m):
             listed[i] = row[slot[start + i]]
         _forward(agent, listed, 0, m, shared, x, h, w, k)
+        moving = 0
         for i in range(m):
             gradient = 0.0
             for n in range(start + i, slot.size if single else start + i + 1):
@@ -276,11 +279,18 @@ def value_gradient(  # type: ignore[no-untyped-def]
                 total += loss
                 gradient += slope
             k.d_out[i, 0] = np.float32(scale * gradient)
-        above_back(m, agent, w, k, s)
+            if k.d_out[i, 0] != _ZERO:  # NaN is
+                listed[moving] = i
+                moving += 1
+        if moving == 0:
+            continue
+        if moving < m:
+            pick_rows(listed, moving, shared, k)
+        above_back(moving, agent, w, k, s)
         if shared:
-            add_rows(m, d_gates, k.d_gates)
+            add_rows(moving, d_gates, k.d_gates)
         else:
-            below_back(m, agent, w, k, s)
+            below_back(moving, agent, w, k, s)
     if shared:
         backward_shared(agent, x[row[slot[0]]], d_gates, w, k, s)
     return total

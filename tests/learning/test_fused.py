@@ -18,10 +18,10 @@ from dm2core.env.vector import make_env
 from dm2core.finite import NotFinite
 from dm2core.fused import body, formula, tiles
 from dm2core.nets import Actor, Critic, DiscriminatorNet
-from dm2core.ppo import Learners, make_batch, make_learners, minibatch_step
+from dm2core.ppo import Batch, Learners, make_batch, make_learners, minibatch_step
 from dm2core.rng import battle_keys
 from dm2core.rollout import Rollout, collect
-from dm2core.rows import training_rows
+from dm2core.rows import Rows, training_rows
 from tests.learning.cases import AUTHORS, CFG, LIMIT, N_AGENTS, OBS, PAPER, networks, rollout
 
 LENGTHS = tuple(2 + (7 * b) % (LIMIT - 1) for b in range(60))  # more rows than one block holds
@@ -156,6 +156,54 @@ def test_update_is_torchs_in_double_precision(switches: Switches) -> None:
                 assert float((a.grad.double() - b.grad).abs().max()) <= 3e-5 * scale + 1e-7, name
     for key, value in exact_metrics.items():
         torch.testing.assert_close(metrics[key].double(), value, rtol=2e-4, atol=2e-6)
+
+
+def _critic_gradients(
+    learners: Learners, rows: Rows, batch: Batch, slots: torch.Tensor, switches: Switches, value_coef: float
+) -> list[torch.Tensor | None]:
+    """The critics' gradients of value_coef times the mean value loss over the slots."""
+    learners.critic.zero_grad()
+    cfg = CFG.model_copy(update={"value_coef": value_coef})
+    learners.backend.critic_backward(
+        learners.critic, rows, batch, batch.value_targets, slots, cfg, switches, 0.05
+    )
+    return [p.grad for p in learners.critic.parameters()]
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_values_beyond_the_clip_have_no_gradient_and_leave_no_bit(switches: Switches) -> None:
+    """Half of the values have moved towards their targets: torch agrees, and without their slots the bits are equal."""
+    data = rollout(4, LENGTHS)
+    found = []
+    for compute, played, real in (("torch", data, torch.float64), ("fused", _single(data), torch.float32)):
+        actor, critic = (net.to(real) for net in networks())
+        learners = make_learners(actor, critic, CFG, switches, compute)  # type: ignore[arg-type]
+        rows = training_rows(played, switches)
+        rewards = played.rewards.unsqueeze(-1).expand(-1, -1, N_AGENTS)
+        batch = make_batch(learners, rows, rewards, CFG, switches)
+        targets = batch.value_targets
+        if learners.value_norm is not None:
+            learners.value_norm.update(targets)
+            targets = learners.value_norm.normalize(targets)
+        way = torch.sign(targets - batch.old_values)
+        moved = torch.arange(way.shape[1]) % 2 == 0
+        old = torch.where(moved, batch.old_values - way, batch.old_values)
+        found.append((learners, rows, replace(batch, old_values=old, value_targets=targets), moved))
+    every = found[0][2].trained
+    exact, ours = (_critic_gradients(*case[:3], every, switches, 1.0) for case in found)
+    for theirs, mine in zip(exact, ours, strict=True):
+        assert (theirs is None) == (mine is None)
+        if theirs is not None and mine is not None:
+            assert float((mine.double() - theirs).abs().max()) <= 3e-5 * float(theirs.abs().max()) + 1e-7
+    if switches.value_clip == "off":
+        return
+    learners, rows, batch, moved = found[1]
+    padding = batch.row[every] == rows.padding  # one row for all its slots: some of them have a gradient
+    rest = every[padding | ~moved[every]]
+    assert len(rest) < len(every)
+    scaled = _critic_gradients(learners, rows, batch, rest, switches, len(rest) / len(every))
+    for a, b in zip(ours, scaled, strict=True):
+        assert (a is None) == (b is None) and (a is None or b is None or torch.equal(a, b))
 
 
 @pytest.mark.parametrize("switches", [AUTHORS, PAPER])
