@@ -55,9 +55,10 @@ def update_share_of_peak(config: Config, map_name: str) -> dict[str, float]:
     rewards = rollout.rewards.unsqueeze(-1).expand(-1, -1, env.spec.n_agents)
     batch = make_batch(state.learners, rows, rewards, cell.ppo, cell.switches)
     clip = cell.map_params.clip_eps
+    switches = cell.switches.model_copy(update={"value_clip": "off"})  # else some rows have no backward pass
 
     def ppo() -> object:
-        return minibatch_step(state.learners, rows, batch, batch.trained, cell.ppo, cell.switches, clip)
+        return minibatch_step(state.learners, rows, batch, batch.trained, cell.ppo, switches, clip)
 
     assert cell.discriminator is not None
     assert state.disc is not None
