@@ -24,6 +24,7 @@ from dm2core.analysis.results_page import (
 )
 from dm2core.analysis.run_table import planned_runs, read_runs
 from dm2core.config import load_config
+from dm2core.demos import recall_demos
 from dm2core.errors import EXIT_DATA, DataError
 from dm2core.records.verify import verify
 from workflow.scripts import judge, publish
@@ -121,6 +122,13 @@ def test_what_is_kept_of_the_stage_under_way_is_planned_there_and_nowhere_else()
     ]
     assert kept and planned.issuperset(kept)
     assert not verify([begun]).damaged
+
+
+def test_published_battles_fought_again_on_this_machine_are_the_cards(tmp_path: Path) -> None:
+    kept = sorted(REFERENCE.glob("*/demos/*/*/battles.npz"))
+    assert kept
+    shutil.copytree(kept[0].parent, tmp_path / "set", ignore=shutil.ignore_patterns("demos.npz"))
+    assert recall_demos(tmp_path / "set")
 
 
 def test_a_page_without_the_block_is_refused() -> None:
