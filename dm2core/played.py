@@ -1,4 +1,4 @@
-"""Whole battles of a team, from which demonstrations are taken, and their file: a sixtieth of the observations'.
+"""Whole battles of a team, from which demonstrations are taken, and their file: a small part of the observations.
 
 battles.npz holds what the battles were played from, their keys and every agent's actions; the simulator fights them
 again (`dm2 recall-demos`). So demonstrations can be kept where neither their experts nor their observations are.
