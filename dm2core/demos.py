@@ -147,10 +147,8 @@ def recall_demos(folder: Path) -> bool:
             "sample the set from its experts"
         )
     write_atomic(file, data)
-    made = (folder / "card.json").stat()
-    os.utime(
-        file, ns=(made.st_atime_ns, made.st_mtime_ns)
-    )  # as old as the set: nothing made from it is outdated
+    made = (folder / "card.json").stat()  # as old as the set: nothing made from it is outdated
+    os.utime(file, ns=(made.st_atime_ns, made.st_mtime_ns))
     return True
 
 
