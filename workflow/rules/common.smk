@@ -149,7 +149,9 @@ def figure_digest(wildcards):
 
 def map_cards(wildcards):
     """Cards of the demonstration sets of one map."""
-    return [f"{RESULTS}/demos/{wildcards.map}/{name}/card.json" for name in grid.demo_ids(CONFIG, wildcards.map)]
+    return [
+        f"{RESULTS}/demos/{wildcards.map}/{name}/card.json" for name in grid.demo_ids(CONFIG, wildcards.map)
+    ]
 
 
 def out_folder(wildcards, output):
