@@ -238,8 +238,9 @@ def test_500_one_byte_edits_of_a_finished_run_are_named_with_what_was_made_from_
         found = verify([root / "results", root / "figures"])
         path.write_bytes(good)
         assert path in found.damaged, (path, at)
-        # Final policies, cards for people and tables as CSV are ends of the chain: nothing of the figure reads them.
-        end = path.name in ("policy.safetensors", "card.md", "3m.csv") or path.parent.name == "figures"
+        # Final policies, battles, cards for people and tables as CSV are ends: the figure reads none of them.
+        ends = ("policy.safetensors", "battles.npz", "card.md", "3m.csv")
+        end = path.name in ends or path.parent.name == "figures"
         end |= path.parent.name == "config" and path.stem != used  # planned by another test, made nothing
         if not end:
             assert root / "figures" / "demo_ablation.pdf" in found.downstream, path
@@ -256,9 +257,8 @@ def test_a_copy_with_metrics_manifests_and_cards_alone_verifies_and_redraws_with
                 target = results / path.relative_to(smoke / "results" / "smoke")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, target)
-    assert (
-        leave_out(results) == 5 + 4 + 3 * 3
-    )  # policies, demonstrations, and three files of each expert team
+    # Policies, two files of each demonstration set, three of each expert team.
+    assert leave_out(results) == 5 + 2 * 4 + 3 * 3
     found = verify([results])
     assert (found.damaged, found.downstream, found.unlisted) == ({}, {}, [])
     outcome = snakemake(tmp_path, "--cores", "1", *SMOKE, *SEED)
