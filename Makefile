@@ -101,8 +101,7 @@ figures-from-reference: setup
 	echo "in figures/, byte for byte the published ones: $(DRAWN); $(REFERENCE)/verdict/verdict.md judges"
 
 # Demonstrations are kept as their battles, which are fought again for what was seen in them.
-RECALL = for battles in $$(find $(1)/demos -name battles.npz); do \
-  $(BIN)/dm2 recall-demos $$(dirname $$battles) || exit 1; done
+RECALL = kept="$$(find $(1)/demos -name battles.npz)"; test -z "$$kept" || $(BIN)/dm2 recall-demos $$(dirname $$kept)
 
 # A clone gives files times that say nothing about what was made of what; digests decide what runs again.
 campaign: setup

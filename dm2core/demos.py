@@ -220,15 +220,15 @@ def _play(
     sampling: Sampling, tensors: dict[str, Tensor], role: str, agents: tuple[int, ...], first: int, count: int
 ) -> Played:
     """Battles first..first+count-1 of one stream, actions drawn as the set asks for; a block at a time."""
-    policy, seed = load_policy(tensors), sampling.config.eval_seed
+    policy, keys = load_policy(tensors), battle_keys(sampling.config.eval_seed, role, first, count)
     obs, actions, won, returns = [], [], [], []
-    for at in range(first, first + count, BATTLES):
-        size = min(BATTLES, first + count - at)
+    for at in range(0, count, BATTLES):
+        block = keys[at : at + BATTLES]
         rollout = collect(
-            make_env(sampling.map_name, size, sampling.config.games),
+            make_env(sampling.map_name, len(block), sampling.config.games),
             policy,
             None,
-            battle_keys(seed, role, at, size),
+            block,
             greedy=sampling.greedy,
             epsilon=sampling.demos.epsilon,
             compute=sampling.compute(policy),
@@ -238,7 +238,6 @@ def _play(
             actions.append(rollout.actions[: steps + 1, b].numpy().copy())
         won.append(rollout.won.numpy())
         returns.append(episode_returns(rollout.rewards.numpy()))
-    keys = battle_keys(seed, role, first, count)
     return Played(agents, first, keys, obs, actions, np.concatenate(won), np.concatenate(returns))
 
 
