@@ -78,8 +78,8 @@ report: setup
 	$$snakemake $$config --report "$$page" -- report_parts && echo "$$page"
 
 # The campaign, in the order of its stages, and which of its figures are whole.
-STAGES := demo_ablation core gail_only bc_pretrain demo_quality tuning state_action
-PUBLISHED := demo_ablation core gail_only bc_pretrain demo_quality tuning state_action
+STAGES := demo_ablation core ablation_elsewhere gail_only bc_pretrain demo_quality tuning state_action
+PUBLISHED := demo_ablation core ablation_elsewhere gail_only bc_pretrain demo_quality tuning state_action
 REFERENCE := results/reference/campaign
 # Figures of runs at scale quick, each with results of its own.
 QUICK := switchboard methods

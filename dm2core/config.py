@@ -37,6 +37,7 @@ FIGURES = (
     "switchboard",
     "methods",
     "tuning",
+    "ablation_elsewhere",
 )
 Env = Literal["embedded", "smac"]
 Compute = Literal["fused", "torch"]  # compiled kernels, or torch
