@@ -115,7 +115,8 @@ class QmixLearner:
             episode_return += float(step.reward[0])
             last = fn.one_hot(actions, spec.n_actions).to(self.dtype)
             over = bool(step.terminated[0] or step.truncated[0])
-        replay.end(place, t, truncated=bool(step.truncated[0]))
+        bootstraps = self.cfg.bootstrap_at_time_limit and bool(step.truncated[0])
+        replay.end(place, t, bootstraps=bootstraps)
         self.env_steps += t
         return {
             "episode_return": episode_return,

@@ -3,7 +3,7 @@
     y_t = r_t + gamma (1 - terminated_t) Q_tot^-(s_{t+1}, argmax_a Q(o_{t+1}, a))
     loss = mean (Q_tot(s_t, a_t) - y_t)^2
 
-over the steps that were played. A battle that the time limit ended is not terminated: it bootstraps.
+over the steps that were played. Whether a battle that the time limit ended is terminated, is the replay's to say.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class EpisodeBatch:
     actions: Tensor  # [T, E, N] int64
     state: Tensor  # [T+1, E, S]
     rewards: Tensor  # [T, E]
-    terminated: Tensor  # [T, E] bool: the step ended the battle, not the time limit
+    terminated: Tensor  # [T, E] bool: nothing counts after this step
     played: Tensor  # [T, E] bool: t < length
 
     def to(self, dtype: torch.dtype) -> EpisodeBatch:

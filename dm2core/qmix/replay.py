@@ -30,7 +30,7 @@ class Replay:
         self.actions = torch.zeros(capacity, slots - 1, n, dtype=torch.uint8)
         self.rewards = torch.zeros(capacity, slots - 1)
         self.lengths = torch.zeros(capacity, dtype=torch.int64)
-        self.truncated = torch.zeros(capacity, dtype=torch.bool)
+        self.bootstraps = torch.zeros(capacity, dtype=torch.bool)  # its last step, from the final observation
         self.keys = np.zeros(capacity, dtype=np.uint64)
 
     def __len__(self) -> int:
@@ -44,9 +44,9 @@ class Replay:
         self.keys[place] = key
         return place
 
-    def end(self, place: int, length: int, *, truncated: bool) -> None:
-        """The episode at `place` took `length` steps."""
-        self.lengths[place], self.truncated[place] = length, truncated
+    def end(self, place: int, length: int, *, bootstraps: bool) -> None:
+        """The episode at `place` took `length` steps; its last is terminal unless it `bootstraps`."""
+        self.lengths[place], self.bootstraps[place] = length, bootstraps
         self.inserted += 1
 
     def batch(self, places: NDArray[np.int64]) -> EpisodeBatch:
@@ -55,7 +55,7 @@ class Replay:
         length = self.lengths[chosen]
         steps = int(length.max())
         t = torch.arange(steps).unsqueeze(-1)
-        last = (t == length - 1) & ~self.truncated[chosen]
+        terminated = (t == length - 1) & ~self.bootstraps[chosen]
 
         def rows(grid: Tensor, count: int) -> Tensor:
             return grid[chosen, :count].transpose(0, 1)
@@ -66,7 +66,7 @@ class Replay:
             actions=rows(self.actions, steps).long(),
             state=rows(self.state, steps + 1),
             rewards=rows(self.rewards, steps),
-            terminated=last,
+            terminated=terminated,
             played=t < length,
         )
 
@@ -76,7 +76,7 @@ class Replay:
             "keys": torch.from_numpy(self.keys.view(np.int64).copy()),
             "actions": self.actions.clone(),
             "lengths": self.lengths.clone(),
-            "truncated": self.truncated.clone(),
+            "bootstraps": self.bootstraps.clone(),
             "inserted": torch.tensor(self.inserted),
         }
         return (
@@ -97,7 +97,7 @@ class Replay:
         """Inverse of `tensors`: the battles are fought again, if they can be."""
         self.keys[:] = tensors["keys"].numpy().view(np.uint64)
         self.actions[:], self.lengths[:] = tensors["actions"], tensors["lengths"]
-        self.truncated[:], self.inserted = tensors["truncated"], int(tensors["inserted"])
+        self.bootstraps[:], self.inserted = tensors["bootstraps"], int(tensors["inserted"])
         if not self.repeatable:
             for name, grid in self._seen().items():
                 grid.copy_(tensors[name])

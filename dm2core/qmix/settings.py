@@ -17,6 +17,9 @@ class Qmix(Strict):
     """PyMARL default.yaml and algs/qmix.yaml."""
 
     gamma: Fraction
+    bootstrap_at_time_limit: (
+        bool  # else an end by time is an end, as SMAC reports it (continuing_episode off)
+    )
     lr: Positive
     optim_alpha: Fraction  # RMSprop
     optim_eps: Positive

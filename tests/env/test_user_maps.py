@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import yaml
 
 from dm2core import cli
 from dm2core.config import cell_config, load_config
-from dm2core.env import scenario
 from dm2core.env.map_file import MapRow, UnitRow
 from dm2core.env.pettingzoo import parallel_env
 from dm2core.env.scenario import add_maps, known_maps, load_scenario
@@ -29,18 +27,11 @@ PAGE = (ROOT / "docs" / "env.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 NAME = "3m_vs_4ling"
 
+pytestmark = pytest.mark.usefixtures("own_maps")
+
 
 def blocks(kind: str) -> list[str]:
     return [text for language, text in BLOCKS if language == kind]
-
-
-@pytest.fixture(autouse=True)
-def own_maps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test adds is gone after it."""
-    monkeypatch.setattr(scenario, "_own", {"units": {}, "terrains": {}, "maps": {}})
-    yield
-    monkeypatch.undo()
-    scenario._forget()
 
 
 def changed(*path: str, **values: Any) -> str:

@@ -12,14 +12,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dm2core.config import CellConfig, cell_config, load_config
+from dm2core.env.scenario import add_maps
 from dm2core.policies import load_policy
 from dm2core.qmix.learner import EPISODES, QmixLearner
 from dm2core.qmix.loss import EpisodeBatch, inputs, td_loss
 from dm2core.qmix.mixer import Mixer
 from dm2core.qmix.net import QNet
 
+PATH = Path(__file__).parents[2] / "config" / "config.yaml"
 CONFIG = load_config(
-    Path(__file__).parents[2] / "config" / "config.yaml",
+    PATH,
     {"scale": "smoke", "qmix": {"batch_episodes": 4, "replay_episodes": 20, "target_update_episodes": 6}},
 )
 E, N, A, O, S, T, H = 5, 3, 6, 7, 8, 9, 16  # noqa: E741
@@ -169,6 +171,28 @@ def test_share_of_random_actions_falls_linearly_then_stays() -> None:
     assert shares == pytest.approx([1.0, 0.7625, 0.525, 0.05, 0.05])
 
 
+@pytest.mark.usefixtures("own_maps")
+@pytest.mark.parametrize("bootstraps", [False, True])
+def test_an_end_by_time_is_an_end_unless_switched(bootstraps: bool, tmp_path: Path) -> None:
+    """PyMARL's runner, with SMAC's continuing_episode off: the last step is terminal whatever ended the battle."""
+    file = tmp_path / "maps.yaml"
+    file.write_text("maps: {brief: {allies: {marine: 3}, enemies: {marine: 3}, limit: 4, terrain: open}}")
+    add_maps(file)
+    assert cell().qmix is not None and not cell().qmix.bootstrap_at_time_limit  # as the paper's
+    more = {
+        "maps": {"brief": CONFIG.maps["3m"].model_dump()},
+        "qmix": {"bootstrap_at_time_limit": bootstraps},
+    }
+    config = load_config(PATH, {"scale": "smoke", "maps_file": str(file)} | more)
+    learner = QmixLearner(cell_config(config, map_name="brief", method="qmix", seed=3), "brief")
+    learner.iterate()
+    batch = learner.replay.batch(np.arange(EPISODES))
+    assert batch.played.all() and batch.played.shape == (4, EPISODES)  # no battle is over in four steps
+    assert not batch.terminated[:-1].any()
+    assert bool(batch.terminated[-1].all()) is not bootstraps
+    assert bool(batch.terminated[-1].any()) is not bootstraps
+
+
 @pytest.mark.parametrize("method", ["qmix", "qmix_fc3"])
 def test_resumed_training_continues_bit_for_bit(method: str) -> None:
     straight = QmixLearner(cell(method), "3m")
@@ -218,7 +242,7 @@ def test_qmix_learns_3m() -> None:
     """Greedy win rate within 200,000 env steps; some minutes."""
     from dm2core.evaluate import evaluate
 
-    config = load_config(Path(__file__).parents[2] / "config" / "config.yaml", {"scale": "quick"})
+    config = load_config(PATH, {"scale": "quick"})
     learner = QmixLearner(cell_config(config, map_name="3m", method="qmix", seed=1), "3m")
     best = 0.0
     while learner.env_steps < 200_000 and best < 0.8:

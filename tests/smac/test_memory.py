@@ -34,7 +34,7 @@ def fill(replay: Replay, episodes: int) -> None:
                 float(step.reward[0]),
             )
             over = bool(step.terminated[0] or step.truncated[0])
-        replay.end(place, t, truncated=bool(step.truncated[0]))
+        replay.end(place, t, bootstraps=bool(step.truncated[0]))
 
 
 def test_a_replay_of_the_game_reads_back_without_fighting() -> None:
