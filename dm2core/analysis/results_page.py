@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from dm2core.analysis.claims import Claims
-from dm2core.analysis.run_table import judged_runs
+from dm2core.analysis.run_table import DEMONSTRATORS, judged_runs
 from dm2core.analysis.stats.intervals import Term, interval
 from dm2core.analysis.stats.sample import Sample
 from dm2core.analysis.switchboard import unflipped
 from dm2core.analysis.verdict import summarise
+from dm2core.analysis.verdict_page import other_outcomes
 from dm2core.errors import DataError
 from dm2core.records.manifest import CellManifest, read_manifest
 
@@ -30,8 +31,9 @@ def verdict_block(judged: pd.DataFrame) -> str:
             row["map"],
             _signed(row["paper"]),
             f"{_signed(row['difference'])} [{_signed(row['low'])}, {_signed(row['high'])}]",
-            f"{row['runs_a']:.0f} and {row['runs_b']:.0f}" if row["runs_b"] else f"{row['runs_a']:.0f}",
+            _runs(row),
             f"**{row['outcome']}**",
+            "; ".join(text.split(":")[0] for text in other_outcomes(row)),
         ]
         for _, row in tested.iterrows()
     ]
@@ -40,32 +42,48 @@ def verdict_block(judged: pd.DataFrame) -> str:
         for _, row in claims[claims["outcome"] == "not tested"].iterrows()
         if row["map"] != "all"
     ]
-    text = _table(["claim", "map", "paper", "here [95 %]", "runs", "outcome"], rows)
+    text = _table(
+        ["claim", "map", "paper", "here [95 %]", "runs (teams)", "outcome", "another outcome by"], rows
+    )
     return text + (f"\n\nNot tested yet: {', '.join(left)}." if left else "")
 
 
-def conditions_block(runs: pd.DataFrame, claims: Claims, planned: pd.DataFrame) -> str:
-    """Every condition that was run: area under the curve, end, and env steps to one half, each with its spread."""
-    rows = []
-    wanted = planned.groupby(["map", "method", "demos", "judged"]).size()
-    runs = runs.assign(judged=judged_runs(runs, planned))
-    numbers = [summarise(part, claims).assign(judged=judged) for judged, part in runs.groupby("judged")]
-    for (map_name, method, demos, judged), group in pd.concat(numbers).groupby(
-        ["map", "method", "demos", "judged"], sort=True
-    ):
+def _runs(row: pd.Series) -> str:
+    runs = f"{row['runs_a']:.0f} and {row['runs_b']:.0f}" if row["runs_b"] else f"{row['runs_a']:.0f}"
+    return f"{runs} ({row['teams_a']:.0f})"
+
+
+def conditions_block(
+    runs: pd.DataFrame, training: pd.DataFrame, claims: Claims, planned: pd.DataFrame
+) -> str:
+    """Every condition that was run: area under the curve, end, and env steps to one half, each with its spread.
+
+    `runs` are evaluations, `training` the battles that were learnt from.
+    """
+    rows, key = [], ["map", "method", "demos", "judged"]
+    wanted = planned.groupby(key).size()
+
+    def summary(table: pd.DataFrame) -> pd.DataFrame:
+        parts = table.assign(judged=judged_runs(table, planned)).groupby("judged")
+        return pd.concat([summarise(part, claims).assign(judged=judged) for judged, part in parts])
+
+    means = summary(training).groupby(key)[["auc", "final"]].mean()
+    learnt = {row[:-2]: row[-2:] for row in means.reset_index().itertuples(index=False, name=None)}
+    for (map_name, method, demos, judged), group in summary(runs).groupby(key, sort=True):
         reached = group["steps_to_0.5"].dropna()
         against = runs[(runs["method"] == method) & (runs["demos"] == demos) & (runs["map"] == map_name)]
-        level = against["demonstrator_win_rate"].iloc[0]
+        played, greedy = (against[name].iloc[0] for name in DEMONSTRATORS)
         expected = wanted.get((map_name, method, demos, judged), 0)
         rows.append(
             [
                 str(map_name),
                 f"{method}{'' if judged else ' (tuning)'}",
                 "" if demos == "none" else str(demos),
-                f"{level:.2f}" if math.isfinite(level) else "",
+                f"{played:.2f} ({greedy:.2f})" if math.isfinite(played) else "",
                 f"{len(group)}{f' of {expected}' if len(group) < expected else ''}",
                 *(f"{group[name].mean():.3f} ± {group[name].std(ddof=1):.3f}" for name in ("auc", "final")),
                 f"{', '.join(f'{value:.2f}' for value in sorted(group['final']))}",
+                ", ".join(f"{value:.3f}" for value in learnt[map_name, method, demos, judged]),
                 f"{reached.median():,.0f} ({len(reached)} of {len(group)})" if len(reached) else "none",
             ]
         )
@@ -73,11 +91,12 @@ def conditions_block(runs: pd.DataFrame, claims: Claims, planned: pd.DataFrame) 
         "map",
         "method",
         "demonstrations",
-        "demonstrators win",
+        "demonstrators win (greedy)",
         "runs",
         "auc",
         "final",
         "each run's final",
+        "while training: auc, final",
     ]
     return _table([*head, "median env steps to 0.5"], rows)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from dm2core.analysis.grid import all_cells, unjudged_cells
-from dm2core.analysis.scores import card_win_rates, read_json, read_metrics
+from dm2core.analysis.scores import card_greedy_win_rates, card_win_rates, read_json, read_metrics
 from dm2core.config import Config
 from dm2core.errors import DataError
 
 COLUMNS = ["map", "method", "demos", "team", "seed", "env_steps", "win_rate"]
+DEMONSTRATORS = ["demonstrator_win_rate", "demonstrator_win_rate_greedy"]  # as they played, and greedy
 CELL = ["map", "method", "demos", "seed"]
 
 
@@ -31,11 +32,24 @@ def judged_runs(runs: pd.DataFrame, planned: pd.DataFrame) -> pd.Series:
 
 
 def read_runs(results: Path) -> pd.DataFrame:
-    """[COLUMNS, other eval metrics, demonstrator_win_rate] of cells/*/*/*/seed*/ that have a manifest.
+    """[COLUMNS, other eval metrics, both DEMONSTRATORS] of cells/*/*/*/seed*/ that have a manifest.
 
     `team` names the experts on the demonstrations' card, "" without demonstrations. DataError if there is no cell,
     or if the seeds of a condition were made under different configurations.
     """
+    return _read(results, "eval/")
+
+
+def read_training(results: Path) -> pd.DataFrame:
+    """[COLUMNS, as-played of DEMONSTRATORS] of the battles that were learnt from, a row per iteration that has any.
+
+    Actions are drawn there as the method explores. Errors as of `read_runs`.
+    """
+    table = _read(results, "train/").reindex(columns=[*COLUMNS, DEMONSTRATORS[0]])
+    return table[table["win_rate"].notna()]
+
+
+def _read(results: Path, prefix: str) -> pd.DataFrame:
     parts = []
     made: dict[tuple[str, ...], str] = {}
     for manifest in sorted((results / "cells").glob("*/*/*/seed*/manifest.json")):
@@ -49,12 +63,12 @@ def read_runs(results: Path) -> pd.DataFrame:
                 f"cell {name}: made under another configuration than the other seeds of its condition; rerun it"
             )
         rows = read_metrics(folder / "metrics.parquet", name)
-        rows = rows[rows["key"].str.startswith("eval/")]
+        rows = rows[rows["key"].str.startswith(prefix)]
         wide = rows.pivot_table(
             index="env_steps", columns="key", values="value", aggfunc="last"
         ).reset_index()
-        wide.columns = [str(name).removeprefix("eval/") for name in wide.columns]
-        team, against = _demonstrators(results, map_name, demos)
+        wide.columns = [str(name).removeprefix(prefix) for name in wide.columns]
+        team, *against = _demonstrators(results, map_name, demos)
         parts.append(
             wide.assign(
                 map=map_name,
@@ -62,13 +76,15 @@ def read_runs(results: Path) -> pd.DataFrame:
                 demos=demos,
                 team=team,
                 seed=int(seed.removeprefix("seed")),
-                demonstrator_win_rate=against,
+                **dict(zip(DEMONSTRATORS, against, strict=True)),
             )
         )
     if not parts:
         raise DataError(f"{results}/cells: no finished cell; run some first: snakemake --cores all")
     table = pd.concat(parts, ignore_index=True)
-    return table[COLUMNS + [name for name in table.columns if name not in COLUMNS]]
+    return table[
+        [name for name in COLUMNS if name in table] + [name for name in table if name not in COLUMNS]
+    ]
 
 
 def files_of_runs(results: Path) -> list[Path]:
@@ -89,14 +105,15 @@ def _made_with(manifest: Path, name: str) -> str:
     return json.dumps({k: v for k, v in config.items() if k not in ("seed", "compute")}, sort_keys=True)
 
 
-def _demonstrators(results: Path, map_name: str, demos: str) -> tuple[str, float]:
-    """Experts' seeds and mean win rate from the set's card; its id and nan if it has none."""
+def _demonstrators(results: Path, map_name: str, demos: str) -> tuple[str, float, float]:
+    """Experts' seeds and mean win rates from the set's card, as played and greedy; its id and nan if it has none."""
+    nothing = float("nan")
     if demos == "none":
-        return "", float("nan")
+        return "", nothing, nothing
     path = results / "demos" / map_name / demos / "card.json"
     if not path.is_file():
-        return demos, float("nan")
+        return demos, nothing, nothing
     card = read_json(path, f"demonstrations {demos}")
     team = "+".join(str(expert["seed"]) for expert in card.get("teams", [])) or demos
-    rates = card_win_rates(card)
-    return team, sum(rates) / len(rates)
+    played, greedy = card_win_rates(card), card_greedy_win_rates(card)
+    return team, sum(played) / len(played), sum(greedy) / len(greedy) if greedy else nothing

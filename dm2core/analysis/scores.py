@@ -123,6 +123,13 @@ def card_win_rates(card: dict[str, Any]) -> list[float]:
     return [float(item) for item in value] if isinstance(value, list) else [float(value)]
 
 
+def card_greedy_win_rates(card: dict[str, Any]) -> list[float]:
+    """The same of greedy play; empty on a card that does not say, or of teams without a policy of their own."""
+    played = [card["strangers"]] if card.get("strangers") else card.get("teams", [])
+    rates = [who.get("win_rate_greedy") for who in played]
+    return [float(rate) for rate in rates if rate is not None] if None not in rates else []
+
+
 def read_metrics(path: Path, name: str) -> pd.DataFrame:
     try:
         return pd.read_parquet(path, columns=["env_steps", "key", "value"])

@@ -55,9 +55,10 @@ fit together; that an expert team wins sooner than our kiting script says more a
 IPPO = """\
 ## 3. IPPO against the paper's IPPO
 
-IPPO in the `authors` profile, with the paper's budget, batch and seeds, on the paper's five maps. First env step at
-which the win rate, averaged over seeds and over five evaluations, reaches 0.2 and 0.5; final is the mean of the last
-tenth. The paper's numbers are read from its figures ([paper_curves](../resources/paper_curves/README.md)).
+IPPO in the `authors` profile, with the paper's budget and the first of its seeds, on the paper's five maps. First env
+step at which the win rate, averaged over five evaluations (the paper's over its seeds, too), reaches 0.2 and 0.5; final
+is the mean of the last tenth. The paper's numbers are read from its figures
+([paper_curves](../resources/paper_curves/README.md)).
 """
 
 SCRIPTS = """\

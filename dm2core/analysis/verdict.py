@@ -3,54 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from dm2core.analysis.claims import Claim, Claims, Contrast, Level
+from dm2core.analysis.arms import (
+    iqm_of,
+    judge_pairs,
+    outcome_of,
+    p_value,
+    pairs_of,
+    terms_of,
+)
+from dm2core.analysis.claims import Claim, Claims, Contrast
+from dm2core.analysis.readings import Reading, readings
 from dm2core.analysis.run_table import CELL
 from dm2core.analysis.stats import aggregates
-from dm2core.analysis.stats.bootstrap import resample
 from dm2core.analysis.stats.curve import area, early, final, steps_to
-from dm2core.analysis.stats.intervals import RESAMPLES, Term, draws, estimate, expanded_tail, interval
-from dm2core.analysis.stats.permutation import holm, permutation_p
+from dm2core.analysis.stats.intervals import RESAMPLES, draws, estimate, expanded_tail
+from dm2core.analysis.stats.permutation import holm
 from dm2core.analysis.stats.power import required_units, units
-from dm2core.analysis.stats.sample import Sample
-from dm2core.config import of_any_team
 from dm2core.errors import DataError
-from dm2core.methods import split_run
 from dm2core.rng import stream
 
-OUTCOMES = ("replicated", "direction only", "not replicated", "reversed", "inconclusive", "not tested")
 KEYS = ["map", "method", "demos", "team", "seed"]
-PAPER_RUNS = 5  # seeds of a published curve; the robustness row judges the first as many again
 SIGNIFICANT = 0.05
 
 
-def outcome(
-    effect: float, low: float, high: float, smallest_effect: float, *, equivalence: bool = False
-) -> str:
-    """One of OUTCOMES; the effect and its interval are counted in the claimed direction (claims/claims.yaml)."""
-    within = -smallest_effect <= low and high <= smallest_effect
-    if equivalence:
-        if within:
-            return "replicated"
-        apart = (low > 0.0 or high < 0.0) and abs(effect) >= smallest_effect
-        return "not replicated" if apart else "inconclusive"
-    if within:
-        return "not replicated"
-    if low > 0.0:
-        return "replicated" if effect >= smallest_effect else "direction only"
-    return "reversed" if high < 0.0 else "inconclusive"
-
-
 def summarise(runs: pd.DataFrame, claims: Claims) -> pd.DataFrame:
-    """One row per run [KEYS, auc, final, early, steps_to_0.2, steps_to_0.5, last, margin where teams were measured].
+    """One row per run [KEYS, auc, final, early, steps_to_0.2, steps_to_0.5, last, margins where teams were measured].
 
-    `runs` holds a row per evaluation: KEYS, env_steps, win_rate and, optionally, demonstrator_win_rate. Runs that end
-    before 99 % of their map's budget keep their row, with nan for every number over the budget.
+    `runs` holds a row per evaluation: KEYS, env_steps, win_rate and, optionally, demonstrator_win_rate and
+    demonstrator_win_rate_greedy. Runs that end before 99 % of their map's budget keep their row, with nan for every
+    number over the budget.
     """
     _check(runs)
     rows = []
@@ -60,12 +47,16 @@ def summarise(runs: pd.DataFrame, claims: Claims) -> pd.DataFrame:
         budget = claims.budget_on(str(key[0])) or np.inf
         done = x[-1] >= 0.99 * budget
         end = final(x, y, budget) if done else np.nan
-        against = ordered["demonstrator_win_rate"].iloc[0] if "demonstrator_win_rate" in ordered else np.nan
+        against, greedy = (
+            ordered[name].iloc[0] if name in ordered else np.nan
+            for name in ("demonstrator_win_rate", "demonstrator_win_rate_greedy")
+        )
         numbers = {
             "auc": area(x, y, budget) if done else np.nan,
             "final": end,
             "early": early(x, y, budget) if done else np.nan,
             "margin": end - against,
+            "margin_greedy": end - greedy,
             "steps_to_0.2": steps_to(x, y, 0.2),
             "steps_to_0.5": steps_to(x, y, 0.5),
             "last": x[-1],
@@ -148,118 +139,7 @@ class Row:
     units: str = ""  # what `needed` counts
     needed: float = np.nan  # units per condition at which an inconclusive contrast would be decided
     more: float = np.nan
-    flips: str = ""  # other readings of the same runs that give another outcome
-
-
-@dataclass(frozen=True)
-class _Arm:
-    """Samples of one arm on one map, one per listed condition; a level has none."""
-
-    samples: list[Sample]
-    level: float = 0.0
-    run_keys: list[set[tuple[object, object]]] = field(default_factory=list)
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean([s.mean for s in self.samples])) if self.samples else self.level
-
-    def values(self) -> aggregates.Floats:
-        return np.concatenate([s.values for s in self.samples]) if self.samples else np.array([self.level])
-
-    def weights(self, resamples: int, rng: np.random.Generator) -> aggregates.Floats:
-        """Weights [R, runs] of the arm's runs; conditions count alike. Without resamples, of the runs themselves."""
-        if not self.samples:
-            return np.ones((max(resamples, 1), 1))
-        drawn = [resample(s, resamples, rng) if resamples else s.weights for s in self.samples]
-        return np.concatenate(drawn, axis=1) / len(self.samples)
-
-
-def _arm(
-    table: pd.DataFrame, map_name: str, arm: Sequence[str] | Level, metric: str, keep: set[object] | None
-) -> _Arm | str:
-    """The arm's samples, or why there are none."""
-    if isinstance(arm, Level):
-        return _Arm([], arm.level)
-    samples, keys = [], []
-    for run in arm:
-        method, demos = split_run(run)
-        listed = table["demos"] if demos != of_any_team(demos) else table["demos"].map(of_any_team)
-        rows = table[(table["map"] == map_name) & (table["method"] == method) & (listed == demos)]
-        if keep is not None:
-            rows = rows[rows["seed"].isin(keep)]
-        if rows.empty:
-            return f"no run of {run} on {map_name}"
-        begun, rows = rows, rows[rows["open"] == 0]
-        if rows.empty:
-            planned = len(begun) + begun.groupby("demos")["open"].first().sum()
-            return f"{len(begun)} of {planned} planned runs of {run} on {map_name} are finished"
-        if rows["final"].isna().any():
-            short = int(rows["last"].min())
-            return f"{run} on {map_name} ends at {short:,} env steps"
-        if rows[metric].isna().any():
-            return f"the demonstrators of {run} on {map_name} were not measured"
-        samples.append(Sample.of(rows[metric].to_numpy(float), rows["team"].tolist(), rows["seed"].tolist()))
-        keys.append(set(zip(rows["team"], rows["seed"], strict=True)))
-    return _Arm(samples, run_keys=keys)
-
-
-def _pairs(
-    table: pd.DataFrame, contrasts: Sequence[Contrast], metric: str, keep: set[object] | None = None
-) -> list[tuple[_Arm, _Arm]] | str:
-    pairs = []
-    for contrast in contrasts:
-        a = _arm(table, contrast.map, contrast.a, metric, keep)
-        b = _arm(table, contrast.map, contrast.b, metric, keep)
-        for arm in (a, b):
-            if isinstance(arm, str):
-                return arm
-        assert isinstance(a, _Arm) and isinstance(b, _Arm)
-        pairs.append((a, b))
-    return pairs
-
-
-def _terms(pairs: Sequence[tuple[_Arm, _Arm]]) -> list[Term]:
-    """The contrast as a weighted sum: maps count alike, and conditions within an arm."""
-    return [
-        Term(sign / (len(arm.samples) * len(pairs)), sample)
-        for a, b in pairs
-        for sign, arm in ((1.0, a), (-1.0, b))
-        for sample in arm.samples
-    ]
-
-
-def _estimate(pairs: Sequence[tuple[_Arm, _Arm]]) -> tuple[float, float]:
-    """The contrast, and the part of it that levels make, which have no spread."""
-    shift = -sum(b.level for _, b in pairs if not b.samples) / len(pairs)
-    return estimate(_terms(pairs)) + shift, shift
-
-
-def judge_pairs(
-    pairs: Sequence[tuple[_Arm, _Arm]], claim: Claim, rng: np.random.Generator
-) -> tuple[str, float, float, float]:
-    """Outcome, difference A - B and its 95 % interval."""
-    value, shift = _estimate(pairs)
-    low, high = (bound + shift for bound in interval(_terms(pairs), rng))
-    return _outcome(claim, value, low, high), value, low, high
-
-
-def _outcome(claim: Claim, value: float, low: float, high: float) -> str:
-    if claim.direction == "below":
-        value, low, high = -value, -high, -low
-    return outcome(value, low, high, claim.smallest_effect, equivalence=claim.direction == "equal")
-
-
-def _iqm(
-    pairs: Sequence[tuple[_Arm, _Arm]], resamples: int, rng: np.random.Generator
-) -> tuple[aggregates.Floats, aggregates.Floats]:
-    """IQM difference and probability of improvement [R], each the mean over maps."""
-    differences, improvements = [], []
-    for a, b in pairs:
-        x, y = a.values(), b.values()
-        wx, wy = a.weights(resamples, rng), b.weights(resamples, rng)
-        differences.append(aggregates.iqm(x, wx) - aggregates.iqm(y, wy))
-        improvements.append(aggregates.probability_of_improvement(x, y, wx, wy))
-    return np.mean(differences, axis=0), np.mean(improvements, axis=0)
+    flips: str = ""  # other readings of the same runs that give another outcome, as `Reading` writes them
 
 
 def _quantiles(drawn: aggregates.Floats, tail: float) -> tuple[float, float]:
@@ -269,22 +149,15 @@ def _quantiles(drawn: aggregates.Floats, tail: float) -> tuple[float, float]:
     return float(np.quantile(drawn, tail)), float(np.quantile(drawn, 1.0 - tail))
 
 
-def _p_value(pairs: Sequence[tuple[_Arm, _Arm]], rng: np.random.Generator) -> tuple[float, float]:
-    """Permutation p and its Monte Carlo error; nan against levels, where there is nothing to exchange."""
-    if all(b.samples for _, b in pairs):
-        result = permutation_p([(a.values(), b.values()) for a, b in pairs], rng)
-        return result.p, result.error
-    return np.nan, np.nan
-
-
 def judge(
     table: pd.DataFrame,
+    training: pd.DataFrame | None,
     claim: Claim,
     contrasts: Sequence[Contrast],
     paper: float,
     seed_order: Sequence[object],
 ) -> Row:
-    """One row: `contrasts` is one of the claim's, or all of them. `table` is from `summarise`."""
+    """One row: `contrasts` is one of the claim's, or all of them. `table` and `training` are from `summarise`."""
     name = contrasts[0].map if len(contrasts) == 1 else "all"
     rng = stream(0, f"verdict/{claim.id}/{name}")
     base = {
@@ -297,17 +170,17 @@ def judge(
         "smallest_effect": claim.smallest_effect,
         "paper": paper,
     }
-    pairs = _pairs(table, contrasts, claim.metric)
+    pairs = pairs_of(table, contrasts, claim.metric)
     if isinstance(pairs, str):
         return Row(**base, outcome="not tested", reason=pairs)  # type: ignore[arg-type]
     word, value, low, high = judge_pairs(pairs, claim, rng)
-    iqm, improvement = (float(v[0]) for v in _iqm(pairs, 0, rng))
-    iqms, improvements = _iqm(pairs, RESAMPLES, rng)
-    tail = expanded_tail(_terms(pairs), draws(_terms(pairs), RESAMPLES, rng))
+    iqm, improvement = (float(v[0]) for v in iqm_of(pairs, 0, rng))
+    iqms, improvements = iqm_of(pairs, RESAMPLES, rng)
+    tail = expanded_tail(terms_of(pairs), draws(terms_of(pairs), RESAMPLES, rng))
     iqm_low, iqm_high = _quantiles(iqms, tail)
     improvement_low, improvement_high = _quantiles(improvements, tail)
-    p, p_error = _p_value(pairs, rng)
-    terms = _terms(pairs)
+    p, p_error = p_value(pairs, rng)
+    terms = terms_of(pairs)
     arms = {side: [pair[side] for pair in pairs] for side in (0, 1)}
     per_team = [int(n) for t in terms for n in np.bincount(t.sample.teams)]
     needed = None
@@ -319,6 +192,11 @@ def judge(
             shift=value - estimate(terms),
         )
     fewest = min(units(t.sample)[0] for t in terms)
+    rng = stream(0, f"verdict/flips/{claim.id}/{contrasts[0].map}/{len(contrasts)}")
+    others = [
+        Reading("IQM", outcome_of(claim, iqm, iqm_low, iqm_high), iqm, iqm_low, iqm_high),
+        *readings(table, training, claim, contrasts, seed_order, rng),
+    ]
     return Row(
         **base,  # type: ignore[arg-type]
         outcome=word,
@@ -343,45 +221,15 @@ def judge(
         units="teams" if any(t.sample.n_teams > 1 for t in terms) else "runs",
         needed=np.nan if needed is None else needed,
         more=np.nan if needed is None else max(needed - fewest, 1),
-        flips="; ".join(_flips(table, claim, contrasts, pairs, word, (iqm, iqm_low, iqm_high), seed_order)),
+        flips="; ".join(str(reading) for reading in others if reading.outcome != word),
     )
-
-
-def _flips(
-    table: pd.DataFrame,
-    claim: Claim,
-    contrasts: Sequence[Contrast],
-    pairs: Sequence[tuple[_Arm, _Arm]],
-    word: str,
-    iqm: tuple[float, float, float],
-    seed_order: Sequence[object],
-) -> Iterable[str]:
-    """Robustness: the same rule on the IQM, on the other metric, on the paper's number of seeds, on each team."""
-    rng = stream(0, f"verdict/flips/{claim.id}/{contrasts[0].map}/{len(contrasts)}")
-    others: list[tuple[str, str]] = [("IQM", _outcome(claim, *iqm))]
-    swap = {"auc": "final", "final": "auc"}.get(claim.metric)
-    readings: list[tuple[str, str, set[object] | None]] = []
-    if swap is not None:
-        readings.append((swap, swap, None))
-    if len(seed_order) > PAPER_RUNS:
-        readings.append((f"first {PAPER_RUNS} seeds", claim.metric, set(seed_order[:PAPER_RUNS])))
-    for label, metric, keep in readings:
-        again = _pairs(table, contrasts, metric, keep)
-        if not isinstance(again, str):
-            others.append((label, judge_pairs(again, claim, rng)[0]))
-    teams = sorted({str(team) for a, _ in pairs for keys in a.run_keys for team, _ in keys if team})
-    for team in teams if len(teams) > 1 else []:
-        part = table[(table["team"] == team) | (table["team"] == "")]
-        again = _pairs(part, contrasts, claim.metric)
-        if not isinstance(again, str):
-            others.append((f"team {team}", judge_pairs(again, claim, rng)[0]))
-    return [f"{label}: {other}" for label, other in others if other != word]
 
 
 def verdict(
     runs: pd.DataFrame,
     claims: Claims,
     *,
+    training: pd.DataFrame | None = None,
     planned: pd.DataFrame | None = None,
     failed: pd.DataFrame | None = None,
     theory: pd.DataFrame | None = None,
@@ -389,16 +237,20 @@ def verdict(
 ) -> pd.DataFrame:
     """Every claim judged, a row per contrast and one for a claim's contrasts together, then the theory's rows.
 
-    `runs` as for `summarise`; `planned` and `failed` [CELL]; `theory` [test, statement, holds, ...]; `paper` maps
-    (claim id, map) to the published A - B. A condition is judged once each of its planned runs is finished or failed.
-    Deterministic. DataError if the runs are damaged.
+    `runs` as for `summarise`; `training` likewise, of the battles that were learnt from; `planned` and `failed`
+    [CELL]; `theory` [test, statement, holds, ...]; `paper` maps (claim id, map) to the published A - B. A condition
+    is judged once each of its planned runs is finished or failed. Deterministic. DataError if the runs are damaged.
     """
-    table = summarise(runs, claims).assign(open=0)
+    table = summarise(runs, claims)
     nothing = pd.DataFrame(columns=CELL)
-    if planned is not None:
-        waiting = open_runs(table, planned, nothing if failed is None else failed)
-        conditions = table[CELL[:3]].itertuples(index=False, name=None)
-        table["open"] = [waiting.get(condition, 0) for condition in conditions]
+    waiting = {} if planned is None else open_runs(table, planned, nothing if failed is None else failed)
+
+    def with_open(numbers: pd.DataFrame) -> pd.DataFrame:
+        conditions = numbers[CELL[:3]].itertuples(index=False, name=None)
+        return numbers.assign(open=[waiting.get(condition, 0) for condition in conditions])
+
+    table = with_open(table)
+    learnt = None if training is None or training.empty else with_open(summarise(training, claims))
     order = list(dict.fromkeys((table if planned is None else planned)["seed"]))
     paper = paper or {}
     rows = []
@@ -406,7 +258,7 @@ def verdict(
         parts = [[contrast] for contrast in claim.contrasts]
         for part in [*parts, *([claim.contrasts] if len(parts) > 1 else [])]:
             published = float(np.mean([paper.get((claim.id, contrast.map), np.nan) for contrast in part]))
-            rows.append(judge(table, claim, part, published, order))
+            rows.append(judge(table, learnt, claim, part, published, order))
     judged = pd.DataFrame([vars(row) for row in rows])
     # The family: every contrast for itself. A claim's joint row repeats their runs, so it is a family of its own.
     for joint in (False, True):

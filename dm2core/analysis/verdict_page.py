@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from dm2core.analysis.claims import file_sha256
 from dm2core.analysis.transfer_table import NOT_RUN
 
 REACH = (
@@ -22,15 +24,15 @@ RULE = (
 
 def page(
     judged: pd.DataFrame,
-    claims_sha256: str,
+    claims: Path,
     counts: dict[str, int],
     reasons: Sequence[str] = (),
     *,
     reach: str = REACH,
     transfers: str = f"{NOT_RUN}.",
 ) -> str:
-    """Markdown of `verdict.verdict`'s table; `counts` has planned, finished and failed runs, `reasons` speak against
-    publishing it.
+    """Markdown of `verdict.verdict`'s table, judged by the file `claims`; `counts` has planned, finished and failed
+    runs, `reasons` speak against publishing it.
 
     `transfers`: policies in simulator and game (transfer_table.py).
     """
@@ -39,7 +41,7 @@ def page(
         "# Verdict",
         *(f"Not for publication: {reason}." for reason in reasons),
         reach,
-        f"Runs: {register}. claims.yaml: SHA-256 `{claims_sha256}`.",
+        f"Runs: {register}. Claims: {claims.name}, SHA-256 `{file_sha256(claims)}`.",
         RULE,
         _table(
             [
@@ -100,15 +102,20 @@ def _improvement(row: pd.Series) -> str:
 def _firm_rows(judged: pd.DataFrame) -> list[list[str]]:
     rows = []
     for _, row in judged[(judged["metric"] != "theory") & (judged["outcome"] != "not tested")].iterrows():
-        flips = [_text(row["flips"])] if _text(row["flips"]) else []
-        if row["after_holm"] != row["outcome"]:
-            flips.append(f"with Holm p: {row['after_holm']}")
         more = f"{row['more']:.0f} {row['units']}" if math.isfinite(row["more"]) else ""
         if row["outcome"] == "inconclusive" and not more:
             more = "more than 1,000, or unknown with one run"
         iqm = f"{_signed(row['iqm_difference'])} [{_signed(row['iqm_low'])}, {_signed(row['iqm_high'])}]"
-        rows.append([row["claim"], row["map"], iqm, more, "; ".join(flips)])
+        rows.append([row["claim"], row["map"], iqm, more, "; ".join(other_outcomes(row))])
     return rows
+
+
+def other_outcomes(row: pd.Series) -> list[str]:
+    """`reading: outcome ...` of every reading of a judged row's runs that gives another outcome."""
+    flips = [text for text in _text(row["flips"]).split("; ") if text]
+    if row["after_holm"] != row["outcome"]:
+        flips.append(f"Holm's p: {row['after_holm']}")
+    return flips
 
 
 def _signed(value: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,7 +11,7 @@ from scipy import stats
 from dm2core.analysis.stats import aggregates, curve
 from dm2core.analysis.stats.bootstrap import resample
 from dm2core.analysis.stats.intervals import METHODS, Term, interval, variance
-from dm2core.analysis.stats.permutation import holm, permutation_p
+from dm2core.analysis.stats.permutation import Side, evenly, holm, permutation_p
 from dm2core.analysis.stats.power import required_units
 from dm2core.analysis.stats.sample import Sample
 from dm2core.rng import stream
@@ -120,26 +122,42 @@ def test_several_teams_widen_the_interval() -> None:
     assert variance([Term(1.0, teams)])[0] > 1.5 * variance([Term(1.0, Sample.of(values))])[0]
 
 
+def even(a: np.ndarray, b: np.ndarray) -> tuple[Side, Side]:
+    return evenly(a), evenly(b)
+
+
 def test_permutation_p_of_known_tables() -> None:
-    apart = [(np.array([1.0, 2.0, 3.0]), np.array([7.0, 8.0, 9.0]))]
+    apart = [even(np.array([1.0, 2.0, 3.0]), np.array([7.0, 8.0, 9.0]))]
     assert permutation_p(apart, rng()).p == pytest.approx(2 / 20)
     assert permutation_p(apart * 2, rng()).p == pytest.approx(2 / 400)
-    assert permutation_p([(np.ones(3), np.ones(3))], rng()).p == 1.0
-    five = permutation_p([(np.arange(5.0), np.arange(5.0) + 10)], rng())
+    assert permutation_p([even(np.ones(3), np.ones(3))], rng()).p == 1.0
+    five = permutation_p([even(np.arange(5.0), np.arange(5.0) + 10)], rng())
     assert (five.p, five.error) == (pytest.approx(2 / 252), 0.0)
 
 
 def test_permutation_p_agrees_with_scipy_at_unequal_sizes() -> None:
     a, b = rng("a").random(4), rng("b").random(6) + 0.2
     reference = stats.permutation_test((a, b), lambda x, y: abs(x.mean() - y.mean()), alternative="greater")
-    assert permutation_p([(a, b)], rng()).p == pytest.approx(reference.pvalue)
+    assert permutation_p([even(a, b)], rng()).p == pytest.approx(reference.pvalue)
+
+
+def test_permutation_p_counts_runs_by_their_weights() -> None:
+    """Every order of six runs, by hand: three of one condition and one of another count alike as conditions."""
+    values = np.array([0.9, 0.1, 0.3, 0.8, 0.2, 0.05])
+    weights = np.array([1 / 6, 1 / 6, 1 / 6, 1 / 2, -1 / 2, -1 / 2])
+    every = np.array(list(permutations(values))) @ weights
+    expected = np.mean(np.abs(every) >= abs(values @ weights) - 1e-9)
+    drawn = permutation_p([((values[:4], weights[:4]), (values[4:], -weights[4:]))], rng())
+    assert 0.05 < expected < 0.95 and drawn.p == pytest.approx(expected, abs=6 * drawn.error)
+    plain = permutation_p([even(values[:4], values[4:])], rng()).p
+    assert abs(plain - expected) > 12 * drawn.error
 
 
 def test_ten_against_ten_is_exact_and_more_is_monte_carlo() -> None:
     a, b = np.arange(10.0), np.arange(10.0) + 100
-    assert permutation_p([(a, b)], rng()).p == pytest.approx(2 / 184_756)
+    assert permutation_p([even(a, b)], rng()).p == pytest.approx(2 / 184_756)
     a, b = rng("a").random(12), rng("b").random(12)
-    drawn = permutation_p([(a, b)], rng())
+    drawn = permutation_p([even(a, b)], rng())
     welch = stats.ttest_ind(a, b).pvalue  # at these sizes within 0.02 of the permutation's
     assert drawn.error > 0
     assert drawn.p == pytest.approx(welch, abs=0.02)

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dm2core.analysis.arms import OUTCOMES, outcome
 from dm2core.analysis.claims import Claims, load_claims
 from dm2core.analysis.export import marl_eval, write_tidy
-from dm2core.analysis.run_table import CELL, read_runs
-from dm2core.analysis.verdict import OUTCOMES, outcome, summarise, verdict
-from dm2core.analysis.verdict_page import page
+from dm2core.analysis.run_table import CELL, DEMONSTRATORS, read_runs, read_training
+from dm2core.analysis.verdict import summarise, verdict
+from dm2core.analysis.verdict_page import other_outcomes, page
 from dm2core.errors import DataError
 from dm2core.rng import stream
 from workflow.scripts import judge, measure_coverage
@@ -136,6 +137,64 @@ def test_margin_is_against_the_runs_own_demonstrators() -> None:
     assert row["difference"] == pytest.approx(0.3, abs=0.05)
 
 
+def other_readings(row: pd.Series) -> dict[str, str]:
+    return {text.split(":")[0]: text.split(": ")[1].split(" ")[0] for text in other_outcomes(row)}
+
+
+def test_margin_is_read_beside_the_demonstrators_greedy_play_too() -> None:
+    contrast = {"map": "3m", "a": [f"dm2@{SET}"], "b": {"level": 0.0}}
+    runs = campaign(0.1).assign(demonstrator_win_rate_greedy=0.8)
+    row = judged(runs, metric="margin", contrasts=[contrast])
+    assert row["outcome"] == "replicated" and row["difference"] == pytest.approx(0.3, abs=0.05)
+    assert other_readings(row) == {"demonstrators' greedy play": "reversed"}
+    number = float(row["flips"].split("reversed ")[1].split(" ")[0])
+    assert number == pytest.approx(row["difference"] + 0.3 - 0.8, abs=1e-3)
+
+
+def test_play_while_training_is_another_reading() -> None:
+    runs, training = campaign(0.3), campaign(-0.3)
+    row = verdict(runs, claim(), training=training).iloc[0]
+    assert row["outcome"] == "replicated" and other_readings(row) == {"play while training": "reversed"}
+    assert verdict(runs, claim(), training=runs).iloc[0]["flips"] == ""
+
+
+def test_a_team_is_read_alone_where_an_arm_has_it_and_an_arm_without_it_stays_whole() -> None:
+    runs = campaign(0.3, teams=2)
+    bad = (runs["team"] == "t1") & (runs["method"] == "dm2")
+    runs["win_rate"] = runs["win_rate"].mask(bad, 0.0)
+    other = runs[(runs["team"] == "t0")].assign(method="gail_only", team="t0")
+    both = pd.concat([runs, other])
+    assert other_readings(judged(runs)) == {"team t0": "replicated", "team t1": "reversed"}
+    contrast = {"map": "3m", "a": [f"dm2@{SET}"], "b": [f"gail_only@{SET}"]}
+    assert (
+        other_readings(judged(both, contrasts=[contrast]))["team t0"] == "not"
+    )  # the same runs on either side
+
+
+def test_conditions_are_read_pair_by_pair() -> None:
+    other = SET.replace("concurrent", "nonconcurrent")
+    runs = campaign(0.3)
+    mine, others = runs[runs["method"] == "dm2"], runs[runs["method"] == "ippo"]
+    table = pd.concat(
+        [
+            mine,
+            mine.assign(demos=other, win_rate=others["win_rate"].to_numpy()),
+            others.assign(method="dm2", demos=SET.replace("joint", "indep")),
+            others.assign(method="dm2", demos=other.replace("joint", "indep")),
+        ]
+    )
+    contrast = {
+        "map": "3m",
+        "a": [f"dm2@{SET}", f"dm2@{other}"],
+        "b": [f"dm2@{name.replace('joint', 'indep')}" for name in (SET, other)],
+    }
+    row = judged(table, contrasts=[contrast])
+    assert row["outcome"] == "replicated"
+    name = "joint-nonconcurrent beside indep-nonconcurrent"
+    assert other_readings(row)[name] == "not"
+    assert "joint-concurrent beside indep-concurrent" not in other_readings(row)
+
+
 def test_unfinished_or_absent_runs_leave_a_claim_untested_with_the_reason() -> None:
     runs = campaign(0.3)
     assert "no run of ippo on 3m" in judged(runs[runs["method"] == "dm2"])["reason"]
@@ -226,7 +285,7 @@ def write_cells(results: Path, runs: pd.DataFrame) -> None:
         frame.assign(key="eval/win_rate").to_parquet(folder / "metrics.parquet")
     card = results / "demos" / "3m" / SET / "card.json"
     card.parent.mkdir(parents=True)
-    card.write_text(json.dumps({"teams": [{"seed": 1}], "win_rate": 0.25}))
+    card.write_text(json.dumps({"teams": [{"seed": 1, "win_rate_greedy": 0.75}], "win_rate": 0.25}))
 
 
 def test_cells_on_disk_become_the_table(tmp_path: Path) -> None:
@@ -235,7 +294,17 @@ def test_cells_on_disk_become_the_table(tmp_path: Path) -> None:
     table = read_runs(tmp_path)
     assert len(table) == len(runs)
     assert table.groupby("method")["team"].first().to_dict() == {"dm2": "1", "ippo": ""}
-    assert table.loc[table["method"] == "dm2", "demonstrator_win_rate"].unique().tolist() == [0.25]
+    played, greedy = (table.loc[table["method"] == "dm2", name].unique().tolist() for name in DEMONSTRATORS)
+    assert (played, greedy) == ([0.25], [0.75])
+    assert read_training(tmp_path).empty
+    path = tmp_path / "cells" / "3m" / "dm2" / SET / "seed1" / "metrics.parquet"
+    more = pd.DataFrame({"env_steps": [10, 20], "value": [0.125, np.nan], "key": "train/win_rate"})
+    pd.concat([pd.read_parquet(path), more]).to_parquet(path)
+    training = read_training(tmp_path)
+    assert training[["seed", "env_steps", "win_rate", "demonstrator_win_rate"]].to_numpy().tolist() == [
+        [1, 10, 0.125, 0.25]
+    ]
+    assert len(read_runs(tmp_path)) == len(runs)
     with pytest.raises(DataError, match="no finished cell"):
         read_runs(tmp_path / "nothing")
 
@@ -279,8 +348,10 @@ def test_judge_writes_every_file(tmp_path: Path) -> None:
 
 def test_page_shows_outcome_and_further_runs() -> None:
     table = verdict(campaign(0.15, n=3, sd=0.2), claim(), paper={("x", "3m"): 0.25})
-    text = page(table, "abc", {"planned": 6, "finished": 6, "failed": 0})
-    assert "6 planned, 6 finished, 0 failed" in text and "`abc`" in text
+    file = ROOT / "claims" / "campaign.yaml"
+    text = page(table, file, {"planned": 6, "finished": 6, "failed": 0})
+    assert "6 planned, 6 finished, 0 failed" in text
+    assert f"campaign.yaml, SHA-256 `{hashlib.sha256(file.read_bytes()).hexdigest()}`" in text
     assert "**inconclusive**" in text and "+0.250" in text
     assert f"{table.iloc[0]['more']:.0f} runs" in text
     assert set(table["outcome"]) <= set(OUTCOMES)

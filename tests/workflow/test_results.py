@@ -22,7 +22,7 @@ from dm2core.analysis.results_page import (
     switchboard_block,
     verdict_block,
 )
-from dm2core.analysis.run_table import planned_runs, read_runs
+from dm2core.analysis.run_table import planned_runs, read_runs, read_training
 from dm2core.config import load_config
 from dm2core.demos import recall_demos
 from dm2core.errors import EXIT_DATA, DataError
@@ -50,7 +50,7 @@ def test_the_pages_say_what_the_published_cells_give() -> None:
     assert block("README.md", "verdict") == block("docs/results.md", "verdict") == verdict
     claims = load_claims(ROOT / "claims" / "campaign.yaml")
     assert block("docs/results.md", "conditions") == conditions_block(
-        read_runs(CAMPAIGN), claims, planned_runs(load_config(CONFIG))
+        read_runs(CAMPAIGN), read_training(CAMPAIGN), claims, planned_runs(load_config(CONFIG))
     )
     assert block("docs/results.md", "effort") == effort_block(CAMPAIGN)
     flips = pd.read_csv(REFERENCE / "figures" / "switchboard.csv")
@@ -82,9 +82,11 @@ def test_publishing_the_same_cells_again_changes_nothing(
     for name in ("README.md", "docs/results.md", "docs/deviations.md", "docs/scales.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
-    stale = tmp_path / "results/reference/campaign/config/0123456789ab.yaml"
-    stale.write_text(CONFIG.read_text().replace("eval_seed: 92814", "eval_seed: 92815"))
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != stale}
+    text, stale = CONFIG.read_text(), [CONFIG.with_name(f"{name}.yaml") for name in ("other", "older")]
+    stale = [tmp_path / path.relative_to(ROOT) for path in stale]
+    stale[0].write_text(text.replace("eval_seed: 92814", "eval_seed: 92815"))
+    stale[1].write_text(text.replace("eval_seed: 92814\n", ""))  # from before the key was there
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path not in stale}
     monkeypatch.chdir(tmp_path)
     names = sorted({path.stem for path in (REFERENCE / "figures").iterdir()})
     pages = ["--readme", "README.md", "--page", "docs/results.md", "--switches", "docs/deviations.md"]

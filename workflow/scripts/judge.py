@@ -10,12 +10,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from dm2core.analysis.claims import file_sha256, load_claims
+from dm2core.analysis.claims import load_claims
 from dm2core.analysis.export import marl_eval, write_tidy
 from dm2core.analysis.html import to_html
 from dm2core.analysis.output import write_csv, write_text
 from dm2core.analysis.paper_numbers import paper_differences
-from dm2core.analysis.run_table import CELL, files_of_runs, judged_runs, planned_runs, read_runs
+from dm2core.analysis.run_table import (
+    CELL,
+    files_of_runs,
+    judged_runs,
+    planned_runs,
+    read_runs,
+    read_training,
+)
 from dm2core.analysis.scores import ResultsError
 from dm2core.analysis.transfer_table import transfers
 from dm2core.analysis.verdict import verdict
@@ -46,13 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         job = Job("verdict", hash_file(args.config), used, seeds=config.seeds, scale=config.scale)
         transferred = transfers(args.transfer)
         planned = planned_runs(config)
-        runs = read_runs(results)
-        runs, planned = runs[judged_runs(runs, planned)], planned[planned["judged"]]
+        runs, training = (
+            table[judged_runs(table, planned)] for table in (read_runs(results), read_training(results))
+        )
+        planned = planned[planned["judged"]]
         failed = _table(results / "failed.csv", CELL)
         theory = _table(args.theory, ["test", "statement", "holds"]) if args.theory else None
         judged = verdict(
             runs,
             claims,
+            training=training,
             planned=planned,
             failed=failed,
             theory=theory,
@@ -74,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "planned and not finished": waiting - (0 if failed is None else len(failed)),
     }
     reach = GAME_REACH if config.env == "smac" else REACH
-    text = page(judged, file_sha256(args.claims), counts, job.reasons, reach=reach, transfers=transferred)
+    text = page(judged, args.claims, counts, job.reasons, reach=reach, transfers=transferred)
     write_text(text, args.out / "verdict.md")
     write_text(to_html(text, "Verdict"), args.out / "verdict.html")
     write_text(json.dumps(marl_eval(runs), indent=1) + "\n", args.out / "marl_eval.json")

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dm2core.analysis.arms import OUTCOMES, outcome
 from dm2core.analysis.stats.intervals import METHODS, Term, interval
-from dm2core.analysis.stats.permutation import permutation_p
+from dm2core.analysis.stats.permutation import evenly, permutation_p
 from dm2core.analysis.stats.sample import Sample
-from dm2core.analysis.verdict import OUTCOMES, outcome
 from dm2core.rng import stream
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -101,7 +101,7 @@ def decisions(trials: int) -> str:
                 a, b = rng.normal(0.5 + effect, 0.12, n), rng.normal(0.5, 0.12, n)
                 low, high = interval([Term(1.0, Sample.of(a)), Term(-1.0, Sample.of(b))], rng)
                 counts[outcome(float(a.mean() - b.mean()), low, high, 0.10)] += 1
-                small += n <= 10 and permutation_p([(a, b)], rng).p <= 0.05
+                small += n <= 10 and permutation_p([(evenly(a), evenly(b))], rng).p <= 0.05
             row = " | ".join(f"{100 * count / trials:.1f}" for count in counts.values())
             share = f"{100 * small / trials:.1f}" if n <= 10 else "-"
             lines.append(f"| {effect:+.2f}, {n} and {n} | {row} | {share} |")

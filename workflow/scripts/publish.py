@@ -20,9 +20,9 @@ from dm2core.analysis.results_page import (
     switchboard_block,
     verdict_block,
 )
-from dm2core.analysis.run_table import planned_runs, read_runs
+from dm2core.analysis.run_table import planned_runs, read_runs, read_training
 from dm2core.analysis.scores import ResultsError
-from dm2core.config import ConfigError, load_config
+from dm2core.config import Config, ConfigError, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
 from dm2core.records.manifest import hash_file
 from dm2core.records.verify import leave_out
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.readme: {"verdict": verdict},
             args.page: {
                 "verdict": verdict,
-                "conditions": conditions_block(runs, claims, planned_runs(config)),
+                "conditions": conditions_block(runs, read_training(results), claims, planned_runs(config)),
                 "effort": effort_block(results),
             },
             args.switches: {"switchboard": switchboard_block(pd.read_csv("figures/switchboard.csv"))},
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         for folder, plan in plans.items():
             for path in (folder / "config").glob("*.yaml"):
-                if load_config(path) != plan:  # an earlier one
+                if not _holds(path, plan):  # an earlier one
                     path.unlink()
             leave_out(folder, _ignored(folder))
     except ConfigError as error:
@@ -82,6 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_DATA
     return 0
+
+
+def _holds(path: Path, plan: Config) -> bool:
+    """Whether the snapshot at `path` is `plan`; one from before a key was added or renamed is not."""
+    try:
+        return load_config(path) == plan
+    except ConfigError:
+        return False
 
 
 def _keep_figures(folder: Path, names: Sequence[str]) -> None:
