@@ -283,8 +283,9 @@ def judge(
             for name, several in found.numerics.items():
                 values.setdefault(name, set()).update(several)
             continue
-        for key in (found.numerics, *(attempt.numerics for attempt in found.attempts)):
-            for name, value in key.items():
+        keys = [(found.host, found.numerics), *((one.host, one.numerics) for one in found.attempts)]
+        for host, key in keys:
+            for name, value in (_processor(host) | key).items():
                 values.setdefault(name, set()).add(value)
         if found.code is not None and found.code.dirty:
             kinds.add(found.kind)
@@ -295,6 +296,11 @@ def judge(
     if mixed:
         reasons.add(MIXED + "; ".join(mixed))
     return merged, merge_reasons(reasons)
+
+
+def _processor(host: Host | str | None) -> dict[str, str]:
+    """What numerics keys have said since they name it, of where a cell was made."""
+    return {"processor": provenance.processor_maker(host.cpu)} if isinstance(host, Host) else {}
 
 
 def merge_reasons(reasons: Collection[str]) -> list[str]:

@@ -31,6 +31,7 @@ def numerics_key(device: str = "cpu") -> dict[str, str]:
         "simulator": simulator(),
         "threads": str(torch.get_num_threads()),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "processor": provenance.processor_maker(str(provenance.host_class()["cpu"])),
         "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
         "machine": platform.machine(),
         "system": platform.system(),

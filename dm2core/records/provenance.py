@@ -86,6 +86,11 @@ def host_class() -> dict[str, str | int]:
     return {"cpu": _cpu_model(), "cores": usable_cores(), "system": _system()}
 
 
+def processor_maker(model: str) -> str:
+    """Who made a processor of this model. Libraries choose their matrix products by it, and so their rounding."""
+    return next((maker for maker in ("AMD", "Intel") if maker.lower() in model.lower()), model)
+
+
 def usable_cores() -> int:
     """Cores this process may run on; a batch system or a container may give fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

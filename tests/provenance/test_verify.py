@@ -37,6 +37,7 @@ from dm2core.records.manifest import (
     seal,
 )
 from dm2core.records.numerics import simulator
+from dm2core.records.provenance import processor_maker
 from dm2core.records.verify import leave_out, verify
 from dm2core.train import train_cell
 
@@ -127,6 +128,27 @@ def test_mixed_numerics_are_said_downstream(tree: Path, tmp_path: Path) -> None:
     figure = read_manifest(copy / "f.manifest.json")
     assert isinstance(figure, Manifest)
     assert "mixed numerics keys: threads 1 and 2" in figure.not_for_publication
+
+
+def test_processors_of_two_makers_are_mixed_numerics_also_where_the_key_did_not_say_it_yet(
+    tree: Path, tmp_path: Path
+) -> None:
+    assert [processor_maker(name) for name in ("AMD EPYC 9B14", "Genuine Intel(R) 0000", "Neoverse-N1")] == [
+        "AMD",
+        "Intel",
+        "Neoverse-N1",
+    ]
+    shutil.copytree(tree / "cells", tmp_path / "cells")
+    cells = sorted((tmp_path / "cells").glob("*/manifest.json"))
+    for path, maker in zip(cells, ("AMD EPYC", "Intel(R) Xeon(R) Processor"), strict=True):
+        change(path, lambda text: re.sub(r',\s*"processor": "[^"]*"', "", text))
+        change(path, lambda text, maker=maker: re.sub(r'"cpu": "[^"]*"', f'"cpu": "{maker}"', text))
+        cell = read_manifest(path)
+        assert isinstance(cell, CellManifest) and "processor" not in cell.numerics
+    numerics, reasons = judge(cells, {})
+    assert numerics["processor"] == ["AMD", "Intel"]
+    assert "mixed numerics keys: processor AMD and Intel" in reasons
+    assert not any(reason.startswith("mixed") for reason in judge(cells[:1], {"processor": "AMD"})[1])
 
 
 def test_uncommitted_code_is_said_once_however_far_downstream(tree: Path, tmp_path: Path) -> None:
