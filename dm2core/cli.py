@@ -474,7 +474,10 @@ def _replay(args: argparse.Namespace) -> None:
 
 
 def _replay_job(args: argparse.Namespace) -> Job:
-    """Policies that play, and recordings, are inputs, with the manifests that lie beside them."""
+    """Policies that play, and recordings, are inputs, with the manifests that lie beside them.
+
+    Recordings are only drawn: what was computed for them is theirs to say.
+    """
     from dm2core.records.manifest import Job
     from dm2core.records.numerics import numerics_key
 
@@ -483,7 +486,8 @@ def _replay_job(args: argparse.Namespace) -> Job:
     beside = [path.with_name("manifest.json") for path in inputs if path.name == "policy.safetensors"]
     beside += [path.with_suffix(".manifest.json") for path in inputs if path.suffix == ".npz"]
     files = dict.fromkeys([*inputs, *(path for path in beside if path.is_file())])
-    return Job("replay", "", files, seeds=[args.seed], numerics=numerics_key())
+    played = any(path.suffix != ".npz" for path in players)
+    return Job("replay", "", files, seeds=[args.seed], numerics=numerics_key() if played else None)
 
 
 def _status(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dm2core.env.vector import BattleSim
 from dm2core.errors import EXIT_DATA, EXIT_USAGE
 from dm2core.nets import Actor
 from dm2core.records.checkpoint import save_tensors
+from dm2core.records.manifest import NO_SEAL, Manifest, read_manifest, seal
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 
@@ -84,6 +86,18 @@ def test_gif_strip_and_recording(tmp_path: Path, capsys: pytest.CaptureFixture[s
         with Image.open(tmp_path / f"{name}.gif") as gif:
             drawn[name] = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
     np.testing.assert_array_equal(drawn["c"], drawn["d"])
+
+
+def test_a_drawn_recording_was_computed_where_it_was_recorded(tmp_path: Path) -> None:
+    recording, drawn = tmp_path / "r.npz", tmp_path / "d.gif"
+    assert main(["replay", "--who", "kite", "--map", "3m", "--out", str(recording)]) == 0
+    manifest = recording.with_suffix(".manifest.json")
+    text = re.sub(r'"cpu_capability": \[[^]]*\]', '"cpu_capability": ["ELSEWHERE"]', manifest.read_text())
+    manifest.write_bytes(seal(re.sub(r'"seal": "\w*"', f'"seal": "{NO_SEAL}"', text).encode()))
+    assert main(["replay", "--who", str(recording), "--out", str(drawn)]) == 0
+    about = read_manifest(drawn.with_suffix(".manifest.json"))
+    assert isinstance(about, Manifest) and about.numerics["cpu_capability"] == ["ELSEWHERE"]
+    assert not [why for why in about.not_for_publication if "mixed" in why]
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
