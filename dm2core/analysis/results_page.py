@@ -83,7 +83,7 @@ def conditions_block(
                 f"{len(group)}{f' of {expected}' if len(group) < expected else ''}",
                 *(f"{group[name].mean():.3f} ± {group[name].std(ddof=1):.3f}" for name in ("auc", "final")),
                 f"{', '.join(f'{value:.2f}' for value in sorted(group['final']))}",
-                ", ".join(f"{value:.3f}" for value in learnt[map_name, method, demos, judged]),
+                ", ".join(f"{value:.3f}" for value in learnt.get((map_name, method, demos, judged), ())),
                 f"{reached.median():,.0f} ({len(reached)} of {len(group)})" if len(reached) else "none",
             ]
         )

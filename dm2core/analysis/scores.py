@@ -124,10 +124,10 @@ def card_win_rates(card: dict[str, Any]) -> list[float]:
 
 
 def card_greedy_win_rates(card: dict[str, Any]) -> list[float]:
-    """The same of greedy play; empty on a card that does not say, or of teams without a policy of their own."""
+    """The same of greedy play; empty on a card that does not say."""
     played = [card["strangers"]] if card.get("strangers") else card.get("teams", [])
     rates = [who.get("win_rate_greedy") for who in played]
-    return [float(rate) for rate in rates if rate is not None] if None not in rates else []
+    return [] if None in rates else [float(rate) for rate in rates]
 
 
 def read_metrics(path: Path, name: str) -> pd.DataFrame:
