@@ -45,11 +45,12 @@ def read_training(results: Path) -> pd.DataFrame:
 
     Actions are drawn there as the method explores. Errors as of `read_runs`.
     """
-    table = _read(results, "train/").reindex(columns=[*COLUMNS, DEMONSTRATORS[0]])
+    table = _read(results, "train/", "win_rate").reindex(columns=[*COLUMNS, DEMONSTRATORS[0]])
     return table[table["win_rate"].notna()]
 
 
-def _read(results: Path, prefix: str) -> pd.DataFrame:
+def _read(results: Path, prefix: str, begin: str = "") -> pd.DataFrame:
+    """A column per metric of `prefix` whose name begins so."""
     parts = []
     made: dict[tuple[str, ...], str] = {}
     for manifest in sorted((results / "cells").glob("*/*/*/seed*/manifest.json")):
@@ -63,7 +64,7 @@ def _read(results: Path, prefix: str) -> pd.DataFrame:
                 f"cell {name}: made under another configuration than the other seeds of its condition; rerun it"
             )
         rows = read_metrics(folder / "metrics.parquet", name)
-        rows = rows[rows["key"].str.startswith(prefix)]
+        rows = rows[rows["key"].str.startswith(prefix + begin)]
         wide = rows.pivot_table(
             index="env_steps", columns="key", values="value", aggfunc="last"
         ).reset_index()
