@@ -53,6 +53,25 @@ def learning(args: argparse.Namespace) -> Rows:
     ]
 
 
+def baselines(args: argparse.Namespace) -> Rows:
+    """QMIX, in both forms taking turns, and RMAPPO."""
+    from benchmarks.baselines import compare_forms, rmappo_env_steps_per_s
+    from dm2core.config import load_config
+
+    config = load_config("config/config.yaml", {"scale": "paper"})
+    compiled, torch_form, ratio = compare_forms(config, MAP, args.iterations)
+    return [
+        ("qmix_env_steps_per_s", compiled, "QMIX, PyMARL's hyper-parameters, end to end"),
+        ("qmix_torch_env_steps_per_s", torch_form, "the same with its agents in torch"),
+        ("qmix_compiled_vs_torch", ratio, "times as many env steps per CPU second"),
+        (
+            "rmappo_env_steps_per_s",
+            rmappo_env_steps_per_s(config, MAP, args.iterations),
+            "RMAPPO, end to end",
+        ),
+    ]
+
+
 def update(args: argparse.Namespace) -> Rows:
     """How much of the core the updates use."""
     import torch
@@ -152,6 +171,7 @@ def cost(args: argparse.Namespace) -> Rows:
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "sim": sim,
     "learning": learning,
+    "baselines": baselines,
     "update": update,
     "cells": cells,
     "cost": cost,

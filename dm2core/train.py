@@ -82,7 +82,7 @@ def train_cell(
         clear(out, state_folder)
         code = provenance.code_version()  # what runs, even if the sources change meanwhile
         note_start(state_folder)
-        attempts = Attempts(state_folder, code)
+        attempts = Attempts(state_folder, code, form=cell.form if cell.qmix is not None else "")
         run = open_run(cell, state_folder, demos, interrupt.poll, lock)
         first = run.learner.env_steps
         with CellProgress(name_of(cell), cell.env_steps, first, state_folder) as progress:

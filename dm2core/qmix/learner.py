@@ -7,17 +7,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as fn
 
 from dm2core.config import CellConfig
 from dm2core.env.smac.vector import SmacEnv, take_counts
 from dm2core.env.vector import make_env
 from dm2core.finite import require_finite
-from dm2core.nets import net_input
-from dm2core.policy import choose_actions, masked_log_softmax
-from dm2core.qmix.loss import td_loss
+from dm2core.fused.qnet import Episodes, Player
+from dm2core.qmix.loss import EpisodeBatch, agent_values, td_loss
 from dm2core.qmix.mixer import Mixer
 from dm2core.qmix.net import QNet
+from dm2core.qmix.play import TorchPlayer
 from dm2core.qmix.replay import Replay
 from dm2core.rng import battle_keys, stream
 from dm2core.torch_rng import torch_stream
@@ -55,6 +54,9 @@ class QmixLearner:
         )
         self.replay = Replay(spec, cfg.replay_episodes, repeatable=cell.smac is None)
         self.dtype = dtype
+        self.compiled = (
+            Episodes(self.net, cfg.batch_episodes, spec.episode_limit) if cell.form == "fused" else None
+        )
 
     @property
     def policy(self) -> QNet:
@@ -93,8 +95,7 @@ class QmixLearner:
         keys = battle_keys(self.cell.seed, "qmix/rollout", episode, 1)
         env.reset(keys)
         place, here = replay.begin(keys[0]), np.zeros(1, dtype=np.int64)
-        h = torch.zeros(spec.n_agents, 1, self.net.hidden_size, dtype=self.dtype)
-        last = torch.zeros(spec.n_agents, 1, spec.n_actions, dtype=self.dtype)
+        player = TorchPlayer(self.net) if self.compiled is None else Player(self.net)
         epsilon, episode_return, over = self.epsilon(), 0.0, False
         for t in range(spec.episode_limit + 1):
             replay.obs[place, t] = torch.from_numpy(env.obs[0])
@@ -102,18 +103,15 @@ class QmixLearner:
             replay.state[place, t] = torch.from_numpy(env.state()[0])
             if over:
                 break
-            x = net_input(torch.from_numpy(env.obs[0]).unsqueeze(1).to(self.dtype), last)
-            q, h = self.net(x, h)
-            log_pi = masked_log_softmax(q, torch.from_numpy(env.avail_actions[0]).unsqueeze(1))
-            actions = choose_actions(log_pi, keys, t, greedy=True, epsilon=epsilon)
-            step = env.step(actions.T.numpy(), here)
+            actions = player.act(env.obs[0], env.avail_actions[0], keys, t, epsilon)
+            step = env.step(actions[None], here)
             if step.discarded is not None:
                 poll()
                 if step.discarded[0]:
                     return None
-            replay.actions[place, t], replay.rewards[place, t] = actions[:, 0], float(step.reward[0])
+            replay.actions[place, t] = torch.from_numpy(actions)
+            replay.rewards[place, t] = float(step.reward[0])
             episode_return += float(step.reward[0])
-            last = fn.one_hot(actions, spec.n_actions).to(self.dtype)
             over = bool(step.terminated[0] or step.truncated[0])
         bootstraps = self.cfg.bootstrap_at_time_limit and bool(step.truncated[0])
         replay.end(place, t, bootstraps=bootstraps)
@@ -130,13 +128,18 @@ class QmixLearner:
         cfg, episode = self.cfg, self.replay.inserted - 1
         draws = stream(self.cell.seed, "qmix/sample", episode)
         places = draws.choice(len(self.replay), cfg.batch_episodes, replace=False)
-        batch = self.replay.batch(places)
-        loss, metrics = td_loss(
-            self.net, self.mixer, self.target_net, self.target_mixer, batch.to(self.dtype), cfg.gamma
-        )
+        batch = self.replay.batch(places).to(self.dtype)
+        q_target, q = (
+            self._values(self.target_net, batch),
+            self._values(self.net, batch),
+        )  # learnt from: the last
+        loss, metrics = td_loss(q, q_target, self.mixer, self.target_mixer, batch, cfg.gamma)
         require_finite("QMIX loss", loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.compiled is not None:
+            assert q.grad is not None
+            self.compiled.write_gradients(self.net, q.grad)
         norm = nn.utils.clip_grad_norm_(self.parameters, cfg.grad_norm_clip)
         require_finite("gradient norm", norm)
         self.optimizer.step()
@@ -147,6 +150,14 @@ class QmixLearner:
         return {"loss": float(loss.detach()), "grad_norm": float(norm)} | {
             key: float(value) for key, value in metrics.items()
         }
+
+    def _values(self, net: QNet, batch: EpisodeBatch) -> Tensor:
+        """The agents' values, with gradients if they are learnt from."""
+        learnt = net is self.net
+        if self.compiled is not None:
+            return self.compiled.values(net, batch.obs, batch.actions, batch.lengths).requires_grad_(learnt)
+        with torch.set_grad_enabled(learnt):
+            return agent_values(net, batch)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of both pairs, RMSprop's moments, the replay."""

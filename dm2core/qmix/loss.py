@@ -33,6 +33,11 @@ class EpisodeBatch:
     terminated: Tensor  # [T, E] bool: nothing counts after this step
     played: Tensor  # [T, E] bool: t < length
 
+    @property
+    def lengths(self) -> Tensor:
+        """[E] steps of each episode."""
+        return self.played.sum(0)
+
     def to(self, dtype: torch.dtype) -> EpisodeBatch:
         """The same in another precision."""
         return replace(
@@ -51,23 +56,22 @@ def inputs(batch: EpisodeBatch) -> Tensor:
     return net_input(*by_agent).transpose(0, 1).reshape(steps, episodes * n_agents, -1)
 
 
-def td_loss(
-    net: QNet, mixer: Mixer, target_net: QNet, target_mixer: Mixer, batch: EpisodeBatch, gamma: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss, and what it was made of."""
+def agent_values(net: QNet, batch: EpisodeBatch) -> Tensor:
+    """The agents' values [T+1, E, N, A]; zero behind an episode's end. Their compiled twin is fused/qnet.py's."""
     steps, episodes, n_agents, _ = batch.obs.shape
+    rows = (batch.lengths + 1).repeat_interleave(n_agents)
+    return net.unroll(inputs(batch), rows).view(steps, episodes, n_agents, -1)
+
+
+def td_loss(
+    q: Tensor, q_target: Tensor, mixer: Mixer, target_mixer: Mixer, batch: EpisodeBatch, gamma: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of values q, with q_target [T+1, E, N, A] those of the lagging copy; and what it was made of."""
     played = batch.played
-    x = inputs(batch)
-    seen = (batch.played.sum(0) + 1).repeat_interleave(n_agents)
-
-    def values(agent: QNet) -> Tensor:
-        return agent.unroll(x, seen).view(steps, episodes, n_agents, -1)
-
-    q = values(net)
     chosen = q[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
         best = q.masked_fill(~batch.avail_actions, NEVER)[1:].argmax(-1, keepdim=True)
-        later = values(target_net).masked_fill(~batch.avail_actions, NEVER)[1:].gather(-1, best).squeeze(-1)
+        later = q_target.masked_fill(~batch.avail_actions, NEVER)[1:].gather(-1, best).squeeze(-1)
         following = target_mixer(later[played], batch.state[1:][played])
         targets = batch.rewards[played] + gamma * (following * ~batch.terminated[played])
     total = mixer(chosen[played], batch.state[:-1][played])

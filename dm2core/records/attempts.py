@@ -18,8 +18,8 @@ from dm2core.records.progress import read_progress
 class Attempts:
     """All attempts so far, this one last; what an earlier one spent is what it had last reported."""
 
-    def __init__(self, folder: Path, code: dict[str, str], device: str = "cpu") -> None:
-        """Begin one and write it down."""
+    def __init__(self, folder: Path, code: dict[str, str], device: str = "cpu", form: str = "") -> None:
+        """Begin one and write it down; `device` and `form` as for `numerics_key`."""
         self._start, self._path = time.monotonic(), folder / "attempts.json"
         try:
             self.all: list[dict[str, Any]] = list(json.loads(self._path.read_text()))
@@ -32,7 +32,7 @@ class Attempts:
             {
                 "started": now(),
                 "host": provenance.host_class(),
-                "numerics": numerics_key(device),
+                "numerics": numerics_key(device, form),
                 "dm2core_sha256": code["dm2core_sha256"],
             }
         )

@@ -285,7 +285,7 @@ def judge(
             continue
         keys = [(found.host, found.numerics), *((one.host, one.numerics) for one in found.attempts)]
         for host, key in keys:
-            for name, value in (_processor(host) | key).items():
+            for name, value in (_processor(host) | _form(found) | key).items():
                 values.setdefault(name, set()).add(value)
         if found.code is not None and found.code.dirty:
             kinds.add(found.kind)
@@ -301,6 +301,11 @@ def judge(
 def _processor(host: Host | str | None) -> dict[str, str]:
     """What numerics keys have said since they name it, of where a cell was made."""
     return {"processor": provenance.processor_maker(host.cpu)} if isinstance(host, Host) else {}
+
+
+def _form(found: CellManifest) -> dict[str, str]:
+    """What numerics keys of QMIX's cells have said since there is a compiled form of it."""
+    return {"form": "torch"} if found.config.get("qmix") else {}
 
 
 def merge_reasons(reasons: Collection[str]) -> list[str]:

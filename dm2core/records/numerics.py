@@ -21,8 +21,11 @@ PROBES = ("2s3z", "3m")  # every weapon, armour and shield of the shipped maps
 PROBE_BATTLES, PROBE_STEPS = 4, 40
 
 
-def numerics_key(device: str = "cpu") -> dict[str, str]:
-    """What beside the configuration decides bits: libraries, simulator, threads, instruction set, device."""
+def numerics_key(device: str = "cpu", form: str = "") -> dict[str, str]:
+    """What beside the configuration decides bits: libraries, simulator, threads, instruction set, device.
+
+    form: torch or fused, where the configuration's digest does not say.
+    """
     packages = provenance.package_versions()
     return {
         "torch": torch.__version__,
@@ -36,7 +39,7 @@ def numerics_key(device: str = "cpu") -> dict[str, str]:
         "machine": platform.machine(),
         "system": platform.system(),
         "device": device,
-    }
+    } | ({"form": form} if form else {})
 
 
 @functools.cache

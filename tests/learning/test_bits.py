@@ -24,6 +24,7 @@ from dm2core.config import Discriminator
 from dm2core.nets import DiscriminatorNet
 from tests.learning.cases import AUTHORS, LIMIT, N_AGENTS, OBS, networks, rollout
 from tests.learning.test_fused import _single, _step
+from tests.qmix import test_compiled as qmix
 
 torch.set_num_threads(1)
 actor, critic = (net.float() for net in networks())
@@ -38,6 +39,11 @@ digest = hashlib.sha256()
 for module in (actor, critic, net):
     for p in module.parameters():
         digest.update(p.detach().numpy().tobytes())
+agent, batch = qmix.single(qmix.networks(1, extra_layer=True)[0]), qmix.random_batch(4).to(torch.float32)
+values, room = qmix.compiled(agent, batch)
+room.write_gradients(agent, values)
+for p in agent.parameters():
+    digest.update(p.grad.numpy().tobytes())
 print(digest.hexdigest())
 """
 
@@ -65,7 +71,7 @@ def _digest(cache: Path, **env: str) -> str:
 def test_bits_do_not_depend_on_who_compiled_what_and_for_which_processor(tmp_path: Path) -> None:
     compiled = _digest(tmp_path / "a")
     assert _digest(tmp_path / "a") == compiled, "all kernels from the cache"
-    for stem in ("body", "losses", "discriminator"):
+    for stem in ("body", "losses", "discriminator", "qnet"):
         gone = list((tmp_path / "a").rglob(f"{stem}.*.nb?"))
         assert gone
         for path in gone:

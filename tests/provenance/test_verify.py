@@ -36,7 +36,7 @@ from dm2core.records.manifest import (
     read_manifest,
     seal,
 )
-from dm2core.records.numerics import simulator
+from dm2core.records.numerics import numerics_key, simulator
 from dm2core.records.provenance import processor_maker
 from dm2core.records.verify import leave_out, verify
 from dm2core.train import train_cell
@@ -149,6 +149,20 @@ def test_processors_of_two_makers_are_mixed_numerics_also_where_the_key_did_not_
     assert numerics["processor"] == ["AMD", "Intel"]
     assert "mixed numerics keys: processor AMD and Intel" in reasons
     assert not any(reason.startswith("mixed") for reason in judge(cells[:1], {"processor": "AMD"})[1])
+
+
+def test_qmix_in_its_two_forms_is_mixed_numerics_and_was_torch_before_there_were_two(
+    tree: Path, tmp_path: Path
+) -> None:
+    assert "form" not in numerics_key() and numerics_key(form="fused")["form"] == "fused"
+    shutil.copytree(tree / "cells", tmp_path / "cells")
+    cells = sorted((tmp_path / "cells").glob("*/manifest.json"))
+    assert "form" not in judge(cells, {})[0]
+    for path in cells:
+        change(path, lambda text: text.replace('"qmix": null', '"qmix": {"gamma": 0.99}'))
+    assert judge(cells, {})[0]["form"] == ["torch"]
+    change(cells[0], lambda text: text.replace('"threads": "1"', '"threads": "1", "form": "fused"'))
+    assert "mixed numerics keys: form fused and torch" in judge(cells, {})[1]
 
 
 def test_uncommitted_code_is_said_once_however_far_downstream(tree: Path, tmp_path: Path) -> None:

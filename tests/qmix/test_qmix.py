@@ -15,7 +15,7 @@ from dm2core.config import CellConfig, cell_config, load_config
 from dm2core.env.scenario import add_maps
 from dm2core.policies import load_policy
 from dm2core.qmix.learner import EPISODES, QmixLearner
-from dm2core.qmix.loss import EpisodeBatch, inputs, td_loss
+from dm2core.qmix.loss import EpisodeBatch, agent_values, inputs, td_loss
 from dm2core.qmix.mixer import Mixer
 from dm2core.qmix.net import QNet
 
@@ -55,6 +55,12 @@ def networks(seed: int, *, extra_layer: bool) -> tuple[QNet, Mixer]:
     g = torch.Generator().manual_seed(seed)
     net = QNet(N, O + A + N, A, H, extra_layer=extra_layer).init(g).double()
     return net, Mixer(N, S, 4, 6).init(g).double()
+
+
+def loss_of(net: QNet, mixer: Mixer, target_net: QNet, target_mixer: Mixer, batch: EpisodeBatch) -> Tensor:
+    with torch.no_grad():
+        q_target = agent_values(target_net, batch)
+    return td_loss(agent_values(net, batch), q_target, mixer, target_mixer, batch, 0.9)[0]
 
 
 def plain_values(net: QNet, batch: EpisodeBatch, e: int, length: int) -> list[list[Tensor]]:
@@ -118,7 +124,7 @@ def plain_loss(
 def test_loss_and_gradients_agree_with_the_formula_step_by_step(extra_layer: bool) -> None:
     (net, mixer), (target_net, target_mixer) = (networks(k, extra_layer=extra_layer) for k in (1, 2))
     batch = random_batch(4)
-    loss, _ = td_loss(net, mixer, target_net, target_mixer, batch, 0.9)
+    loss = loss_of(net, mixer, target_net, target_mixer, batch)
     loss.backward()
     parameters = [*net.parameters(), *mixer.parameters()]
     ours = [p.grad.clone() for p in parameters if p.grad is not None]
@@ -137,13 +143,13 @@ def test_loss_and_gradients_agree_with_the_formula_step_by_step(extra_layer: boo
 def test_what_lies_behind_an_episodes_end_does_not_matter() -> None:
     (net, mixer), target = networks(1, extra_layer=False), networks(2, extra_layer=False)
     batch = random_batch(5)
-    loss, _ = td_loss(net, mixer, *target, batch, 0.9)
+    loss = loss_of(net, mixer, *target, batch)
     behind = ~torch.cat([torch.ones(1, E, dtype=torch.bool), batch.played])
     obs, state = batch.obs.clone(), batch.state.clone()
     obs[behind], state[behind] = 7.0, -7.0
     rewards = torch.where(batch.played, batch.rewards, 9.0)
     noisy = dataclasses.replace(batch, obs=obs, state=state, rewards=rewards)
-    assert torch.equal(td_loss(net, mixer, *target, noisy, 0.9)[0], loss)
+    assert torch.equal(loss_of(net, mixer, *target, noisy), loss)
 
 
 def test_team_value_rises_with_every_agents_value() -> None:

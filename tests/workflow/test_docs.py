@@ -97,6 +97,12 @@ def test_the_speed_page_states_the_measured_numbers() -> None:
             f"{run['two_cells_speedup']:.2f} times",
             f"{run['cell_peak_memory_mb']:.0f} MB",
         ]
+    run = json.loads(
+        (ROOT / "results" / "reference" / "benchmarks" / "zen4.json").read_text(encoding="utf-8")
+    )
+    qmix, rmappo = (f"{run[f'{method}_env_steps_per_s']:,.0f}" for method in ("qmix", "rmappo"))
+    gain = f"{run['qmix_compiled_vs_torch']:.1f}"
+    assert f"QMIX {qmix} env steps, {gain} times its form in torch, RMAPPO {rmappo}" in " ".join(text.split())
 
 
 def test_claims_are_complete() -> None:
