@@ -117,10 +117,12 @@ def authors(args: argparse.Namespace) -> Rows:
         "authors_rollout_env_steps_per_s": "released code, rollout of 1 battle, the game free of charge",
         "authors_dm2_env_steps_per_s": "released code, DM2, rollout and update, the game free of charge",
         "authors_ippo_env_steps_per_s": "the same, IPPO",
+        "authors_qmix_env_steps_per_s": "the same, QMIX, one battle and one update at a time",
         "rollout_vs_authors": "times as many env steps per CPU second, rollout (ours with the simulator)",
         "update_vs_authors": "times, DM2's update",
         "dm2_vs_authors": "times, DM2 end to end",
         "ippo_vs_authors": "times, IPPO end to end",
+        "qmix_vs_authors": "times, QMIX end to end",
     }
     found = compare(config, MAP, args.authors, turns=5)
     return [(key, found[key], meaning) for key, meaning in meanings.items()]

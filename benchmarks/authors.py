@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.baselines import TURN, cpu_rate, warm_qmix
 from dm2core.config import Config, cell_config
 from dm2core.demonstrations import of_rollout
 from dm2core.dm2 import Dm2
@@ -43,6 +44,7 @@ def compare(config: Config, map_name: str, checkout: Path, turns: int) -> dict[s
     }
     for learner in ours.values():
         learner.iterate()  # compiles and fills caches
+    qmix = warm_qmix(config, map_name)
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recording.npz"
@@ -51,6 +53,11 @@ def compare(config: Config, map_name: str, checkout: Path, turns: int) -> dict[s
             for kind, learner in ours.items():
                 for key, value in _turn(kind, _child(checkout, path, kind), _ours(learner)).items():
                     found.setdefault(key, []).append(value)
+            theirs, rate = _child(checkout, path), cpu_rate(qmix, TURN)
+            found.setdefault("authors_qmix_env_steps_per_s", []).append(
+                theirs["env_steps"] / theirs["qmix_s"]
+            )
+            found.setdefault("qmix_vs_authors", []).append(rate * theirs["qmix_s"] / theirs["env_steps"])
     return {key: statistics.median(values) for key, values in found.items()}
 
 
@@ -79,9 +86,9 @@ def _record(rollout: Rollout, shown: Rollout, state_size: int, path: Path) -> No
     )
 
 
-def _child(checkout: Path, recording: Path, kind: str) -> dict[str, float]:
-    """Their env steps of one iteration, and CPU seconds of its parts."""
-    child = Path(__file__).with_name("authors_child.py")
+def _child(checkout: Path, recording: Path, kind: str = "") -> dict[str, float]:
+    """Their env steps of one iteration, and CPU seconds of its parts; without a kind QMIX's."""
+    child = Path(__file__).with_name("authors_child.py" if kind else "authors_qmix_child.py")
     command = [sys.executable, str(child), str(checkout), str(recording), kind]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)

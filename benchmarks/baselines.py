@@ -15,7 +15,7 @@ from dm2core.qmix.learner import EPISODES
 WARM, TURN = 8, 8  # iterations of QMIX: first updates, and those of a turn
 
 
-def _rate(learner: Learner, iterations: int) -> float:
+def cpu_rate(learner: Learner, iterations: int) -> float:
     """Env steps per CPU second of the next iterations."""
     before, start = learner.env_steps, time.process_time()
     for _ in range(iterations):
@@ -28,15 +28,18 @@ def _learner(config: Config, map_name: str, method: str) -> Learner:
     return open_learner(cell_config(config, map_name=map_name, method=method, seed=0), None)
 
 
+def warm_qmix(config: Config, map_name: str) -> Learner:
+    """A learner of QMIX whose updates have begun."""
+    learner = _learner(config, map_name, "qmix")
+    cpu_rate(learner, WARM)
+    assert learner.iteration * EPISODES > config.qmix.batch_episodes
+    return learner
+
+
 def compare_forms(config: Config, map_name: str, turns: int) -> tuple[float, float, float]:
     """QMIX's env steps per CPU second compiled and in torch, and their ratio: medians over turns."""
-    forms = [
-        _learner(config.model_copy(update={"compute": form}), map_name, "qmix") for form in ("fused", "torch")
-    ]
-    for learner in forms:
-        _rate(learner, WARM)
-        assert learner.iteration * EPISODES > config.qmix.batch_episodes  # updates have begun
-    rates = [[_rate(learner, TURN) for learner in forms] for _ in range(turns)]
+    forms = [warm_qmix(config.model_copy(update={"compute": form}), map_name) for form in ("fused", "torch")]
+    rates = [[cpu_rate(learner, TURN) for learner in forms] for _ in range(turns)]
     compiled, torch_form = (statistics.median(column) for column in zip(*rates, strict=True))
     return compiled, torch_form, statistics.median(a / b for a, b in rates)
 
@@ -44,5 +47,5 @@ def compare_forms(config: Config, map_name: str, turns: int) -> tuple[float, flo
 def rmappo_env_steps_per_s(config: Config, map_name: str, iterations: int) -> float:
     """Median over iterations, the first left out."""
     learner = _learner(config, map_name, "rmappo")
-    _rate(learner, 1)
-    return statistics.median(_rate(learner, 1) for _ in range(iterations))
+    cpu_rate(learner, 1)
+    return statistics.median(cpu_rate(learner, 1) for _ in range(iterations))
