@@ -52,6 +52,7 @@ def plain_loss(learner: SharedIppo, w: Weights, actors: np.ndarray) -> Tensor:  
     return policy + settings.vf_coef * value_loss - settings.ent_coef * entropy
 
 
+@pytest.mark.slow  # compiling what only a benchmark runs takes half a minute
 def test_the_gradient_is_autograds_over_every_row() -> None:
     learner = SharedIppo("3m", SETTINGS, seed=3)
     for _ in range(5):  # battles end and agents die within a stretch, and one is under way when it begins
