@@ -61,16 +61,53 @@ def stand_ins(env: Playback) -> None:
     sys.modules[running.__name__] = running
 
 
-def main() -> None:
-    """Time them."""
-    checkout, rew_type = Path(sys.argv[1]), sys.argv[3]
+def begin() -> tuple[dict[str, Any], Playback]:
+    """The recording that the command line names, and it played back; from here on their modules can be imported."""
     with np.load(sys.argv[2]) as file:
         recording = dict(file)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # their code, of an older torch
     env = Playback(recording)
     stand_ins(env)
-    sys.path.insert(0, str(checkout / "src"))
+    sys.path.insert(0, str(Path(sys.argv[1]) / "src"))
+    return recording, env
+
+
+def arguments(recording: dict[str, Any], files: tuple[str, ...], **others: Any) -> SimpleNamespace:
+    """Their `args`: their configuration files, later ones over earlier ones, and what their main.py and we add."""
+    settings: dict[str, Any] = {}
+    for name in files:
+        settings |= yaml.safe_load((Path(sys.argv[1]) / "src/config" / name).read_text())
+    ours = {"use_cuda": False, "device": "cpu", "env": "sc2", "env_args": {}}
+    sizes = {"n_agents": recording["obs"].shape[2], "n_actions": recording["avail"].shape[-1]}
+    return SimpleNamespace(**settings | ours | sizes | others)
+
+
+def layout(
+    recording: dict[str, Any], env: Playback, one_hot: Any, **others: Any
+) -> dict[str, dict[str, Any]]:
+    """Scheme, groups and preprocess of their episode batches; `others` are more entries of the scheme."""
+    n_actions = recording["avail"].shape[-1]
+    scheme = {
+        "state": {"vshape": len(env.state)},
+        "obs": {"vshape": recording["obs"].shape[-1], "group": "agents"},
+        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
+        "avail_actions": {"vshape": (n_actions,), "group": "agents", "dtype": torch.int},
+        "reward": {"vshape": (1,)},
+        "terminated": {"vshape": (1,), "dtype": torch.uint8},
+    }
+    preprocess = {"actions": ("actions_onehot", [one_hot(out_dim=n_actions)])}
+    groups = {"agents": recording["obs"].shape[2]}
+    return {"scheme": scheme | others, "groups": groups, "preprocess": preprocess}
+
+
+LOGGER = SimpleNamespace(log_stat=lambda *_: None, console_logger=logging.getLogger())
+
+
+def main() -> None:
+    """Time them."""
+    rew_type = sys.argv[3]
+    recording, env = begin()
     from components.episode_buffer import ReplayBuffer
     from components.transforms import OneHot
     from controllers.dcntrl_controller import DcntrlMAC
@@ -78,38 +115,27 @@ def main() -> None:
     from learners.ippo_learner import IPPOLearner
     from runners.ippo_episode_runner import IPPOEpisodeRunner
 
-    settings: dict[str, Any] = {}
-    for name in ("default.yaml", "algs/ippo.yaml", "default_ippo_5v6.yaml"):
-        settings |= yaml.safe_load((checkout / "src/config" / name).read_text())
-    episodes, _, n_agents, obs_size = recording["obs"].shape
-    n_actions = recording["avail"].shape[-1]
+    episodes = len(recording["obs"])
     imitates = rew_type == "mixed"
-    args = SimpleNamespace(
-        **settings
-        | {
-            "use_cuda": False, "device": "cpu", "n_agents": n_agents, "n_actions": n_actions, "env": "sc2",
-            "env_args": {}, "episode_limit": env.episode_limit, "rew_type": rew_type, "update_gail": imitates,
-            "buffer_size": episodes, "batch_size": episodes - 1, "gail_data_paths": ["none"], "gail_sil": imitates,
-        }
+    args = arguments(
+        recording, ("default.yaml", "algs/ippo.yaml", "default_ippo_5v6.yaml"), episode_limit=env.episode_limit,
+        rew_type=rew_type, update_gail=imitates, buffer_size=episodes, batch_size=episodes - 1,
+        gail_data_paths=["none"], gail_sil=imitates,
     )  # fmt: skip
-    scheme: dict[str, Any] = {
-        "state": {"vshape": len(env.state)},
-        "obs": {"vshape": obs_size, "group": "agents"},
-        "actions": {"vshape": (1,), "group": "agents", "dtype": torch.long},
-        "rnn_states_actors": {"vshape": (args.rnn_hidden_dim,), "group": "agents"},
-        "rnn_states_critics": {"vshape": (args.rnn_hidden_dim,), "group": "agents"},
-        "avail_actions": {"vshape": (n_actions,), "group": "agents", "dtype": torch.int},
-        "reward": {"vshape": (1,)},
-        "terminated": {"vshape": (1,), "dtype": torch.uint8},
-    }
-    groups = {"agents": n_agents}
-    preprocess = {"actions": ("actions_onehot", [OneHot(out_dim=n_actions)])}
-    logger = SimpleNamespace(log_stat=lambda *_: None, console_logger=logging.getLogger())
-    runner = IPPOEpisodeRunner(args, logger)
-    buffer = ReplayBuffer(scheme, groups, 1, env.episode_limit + 1, preprocess=preprocess, device="cpu")
-    mac = DcntrlMAC(buffer.scheme, groups, args)
-    learner = IPPOLearner(mac, buffer.scheme, logger, args)
-    runner.setup(scheme=scheme, groups=groups, preprocess=preprocess, mac=mac, ippo_learner=learner)
+    hidden = {"vshape": (args.rnn_hidden_dim,), "group": "agents"}
+    parts = layout(recording, env, OneHot, rnn_states_actors=hidden, rnn_states_critics=hidden)
+    runner = IPPOEpisodeRunner(args, LOGGER)
+    buffer = ReplayBuffer(
+        parts["scheme"],
+        parts["groups"],
+        1,
+        env.episode_limit + 1,
+        preprocess=parts["preprocess"],
+        device="cpu",
+    )
+    mac = DcntrlMAC(buffer.scheme, parts["groups"], args)
+    learner = IPPOLearner(mac, buffer.scheme, LOGGER, args)
+    runner.setup(**parts, mac=mac, ippo_learner=learner)
     learner.gail_sil = args.gail_sil = (
         False  # built without a file; the demonstrations are the recorded battles
     )

@@ -13,7 +13,7 @@ from dm2core.env.smac.vector import SmacEnv, take_counts
 from dm2core.env.vector import make_env
 from dm2core.finite import require_finite
 from dm2core.fused.qnet import Episodes, Player
-from dm2core.qmix.loss import EpisodeBatch, agent_values, td_loss
+from dm2core.qmix.loss import EpisodeBatch, agent_values, inputs, td_loss
 from dm2core.qmix.mixer import Mixer
 from dm2core.qmix.net import QNet
 from dm2core.qmix.play import TorchPlayer
@@ -129,10 +129,7 @@ class QmixLearner:
         draws = stream(self.cell.seed, "qmix/sample", episode)
         places = draws.choice(len(self.replay), cfg.batch_episodes, replace=False)
         batch = self.replay.batch(places).to(self.dtype)
-        q_target, q = (
-            self._values(self.target_net, batch),
-            self._values(self.net, batch),
-        )  # learnt from: the last
+        q_target, q = self._values(batch)
         loss, metrics = td_loss(q, q_target, self.mixer, self.target_mixer, batch, cfg.gamma)
         require_finite("QMIX loss", loss)
         self.optimizer.zero_grad(set_to_none=True)
@@ -151,13 +148,18 @@ class QmixLearner:
             key: float(value) for key, value in metrics.items()
         }
 
-    def _values(self, net: QNet, batch: EpisodeBatch) -> Tensor:
-        """The agents' values, with gradients if they are learnt from."""
-        learnt = net is self.net
+    def _values(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        """The agents' values by the lagging copy, and by the network, with gradients."""
         if self.compiled is not None:
-            return self.compiled.values(net, batch.obs, batch.actions, batch.lengths).requires_grad_(learnt)
-        with torch.set_grad_enabled(learnt):
-            return agent_values(net, batch)
+            episodes = (batch.obs, batch.actions, batch.lengths)
+            q_target = self.compiled.values(self.target_net, *episodes)
+            return q_target, self.compiled.values(
+                self.net, *episodes
+            ).requires_grad_()  # last, as gradients are its
+        x = inputs(batch)
+        with torch.no_grad():
+            q_target = agent_values(self.target_net, x, batch)
+        return q_target, agent_values(self.net, x, batch)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of both pairs, RMSprop's moments, the replay."""

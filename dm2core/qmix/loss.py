@@ -56,11 +56,14 @@ def inputs(batch: EpisodeBatch) -> Tensor:
     return net_input(*by_agent).transpose(0, 1).reshape(steps, episodes * n_agents, -1)
 
 
-def agent_values(net: QNet, batch: EpisodeBatch) -> Tensor:
-    """The agents' values [T+1, E, N, A]; zero behind an episode's end. Their compiled twin is fused/qnet.py's."""
+def agent_values(net: QNet, x: Tensor, batch: EpisodeBatch) -> Tensor:
+    """The agents' values [T+1, E, N, A] from the batch's `inputs` x; zero behind an episode's end.
+
+    Their compiled twin is fused/qnet.py's.
+    """
     steps, episodes, n_agents, _ = batch.obs.shape
     rows = (batch.lengths + 1).repeat_interleave(n_agents)
-    return net.unroll(inputs(batch), rows).view(steps, episodes, n_agents, -1)
+    return net.unroll(x, rows).view(steps, episodes, n_agents, -1)
 
 
 def td_loss(

@@ -12,7 +12,7 @@ from dm2core.config import cell_config, load_config
 from dm2core.env.vector import make_env
 from dm2core.fused.qnet import Episodes, Player
 from dm2core.qmix.learner import QmixLearner
-from dm2core.qmix.loss import EpisodeBatch, agent_values
+from dm2core.qmix.loss import EpisodeBatch, agent_values, inputs
 from dm2core.qmix.net import QNet
 from dm2core.qmix.play import TorchPlayer
 from dm2core.rng import battle_keys
@@ -42,7 +42,7 @@ def test_values_and_gradients_are_torchs_in_double_precision(extra_layer: bool) 
         narrow = batch.to(torch.float32)
         compiled(single(other), narrow, room)  # the lagging copy's come first
         values, _ = compiled(net, narrow, room)
-        exact = agent_values(wide, batch)
+        exact = agent_values(wide, inputs(batch), batch)
         torch.testing.assert_close(values.double(), exact, rtol=1e-5, atol=1e-6)
         assert torch.equal(values == 0, exact == 0)  # behind the ends
 

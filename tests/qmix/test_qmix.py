@@ -59,8 +59,8 @@ def networks(seed: int, *, extra_layer: bool) -> tuple[QNet, Mixer]:
 
 def loss_of(net: QNet, mixer: Mixer, target_net: QNet, target_mixer: Mixer, batch: EpisodeBatch) -> Tensor:
     with torch.no_grad():
-        q_target = agent_values(target_net, batch)
-    return td_loss(agent_values(net, batch), q_target, mixer, target_mixer, batch, 0.9)[0]
+        q_target = agent_values(target_net, inputs(batch), batch)
+    return td_loss(agent_values(net, inputs(batch), batch), q_target, mixer, target_mixer, batch, 0.9)[0]
 
 
 def plain_values(net: QNet, batch: EpisodeBatch, e: int, length: int) -> list[list[Tensor]]:
