@@ -38,6 +38,7 @@ class Buffer:
     rewards: Tensor  # [T, R] the team's reward
     keep: Tensor  # [T+1, R] bool: the battle did not start at this step, the hidden state goes on
     alive: Tensor  # [T, R] bool, before acting
+    played: Tensor  # [T, R] bool: not of a battle that the real game lost
     h_actor: Tensor  # [T, R, H] before the step; zero where a battle starts
     h_critic: Tensor  # [T, R, H]
 
@@ -101,6 +102,7 @@ class Battles:
             rewards=torch.empty(steps, rows, dtype=dtype),
             keep=torch.empty(steps + 1, rows, dtype=torch.bool),
             alive=torch.empty(steps, rows, dtype=torch.bool),
+            played=torch.ones(steps, rows, dtype=torch.bool),
             h_actor=torch.empty(steps, rows, size, dtype=dtype),
             h_critic=torch.empty(steps, rows, size, dtype=dtype),
         )
@@ -149,7 +151,8 @@ class Battles:
         battles, n_agents = self.last_action.shape
         for b in lost.tolist():
             first = max(0, t + 1 - int(self.lengths[b]))
-            out.alive[first : t + 1].view(-1, n_agents, battles)[:, :, b] = False
+            for mask in (out.alive, out.played):
+                mask[first : t + 1].view(-1, n_agents, battles)[:, :, b] = False
 
     def _restart(self, over: Tensor) -> None:
         """The listed battles have ended: start the next ones in their places."""

@@ -19,7 +19,7 @@ from dm2core.nets import Actor, Critic
 from dm2core.returns import explained_variance
 from dm2core.rmappo.collect import Battles, Ended
 from dm2core.rmappo.settings import Rmappo
-from dm2core.rmappo.update import Shared, buffer_gae, make_chunks, standardize, update_shared
+from dm2core.rmappo.update import Shared, actor_chunks, buffer_gae, critic_chunks, standardize, update_shared
 from dm2core.torch_rng import torch_stream
 
 
@@ -61,11 +61,11 @@ class RmappoLearner:
         )
         values = shared.value_norm.denormalize(buffer.values.unsqueeze(0)).squeeze(0)
         raw, targets = buffer_gae(buffer.rewards, values, buffer.keep, cell.ppo.gamma, cell.ppo.gae_lambda)
-        chunks = make_chunks(buffer, standardize(raw, buffer.alive), targets, settings.chunk_length)
         metrics = update_shared(
             shared,
-            chunks,
-            targets,
+            actor_chunks(buffer, standardize(raw, buffer.alive), settings.chunk_length),
+            critic_chunks(buffer, targets, settings.chunk_length, active_masks=settings.value_active_masks),
+            targets[buffer.played],
             cell.ppo,
             epochs=self.map_settings.ppo_epochs,
             clip_eps=self.map_settings.clip_eps,

@@ -37,6 +37,9 @@ class Rmappo(Strict):
     chunk_length: Count = 10  # data_chunk_length: steps of backpropagation through time
     lr: Positive = 5e-4  # actor and critic alike, no decay
     value_coef: Positive = 1.0  # value_loss_coef
+    # Whether dead agents' steps are left out of the value loss. Every script passes --use_value_active_masks, which
+    # turns that off (config.py: action="store_false", default True).
+    value_active_masks: bool = False
     maps: dict[str, RmappoMap] = Field(default_factory=lambda: dict(SCRIPTS))
 
     @model_validator(mode="after")

@@ -43,21 +43,29 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Chunks:
-    """The C chunks of L steps in which the agent lives for at least one; the others enter no loss."""
+class ActorChunks:
+    """The C chunks of L steps in which the agent lives for at least one; the others enter no loss of the actor's."""
 
     x: Tensor  # [L, C, F]
-    state: Tensor  # [L, C, S]
     avail_actions: Tensor  # [L, C, A] bool
     actions: Tensor  # [L, C] int64
     log_probs: Tensor  # [L, C]
-    values: Tensor  # [L, C]
     advantages: Tensor  # [L, C] standardised
-    targets: Tensor  # [L, C] in units of the return
     keep: Tensor  # [L, C] bool
     weight: Tensor  # [L, C] 1 / (number of steps lived) where the agent lives, else 0: the losses' mean
-    h_actor: Tensor  # [C, H]
-    h_critic: Tensor  # [C, H]
+    h: Tensor  # [C, H]
+
+
+@dataclass(frozen=True)
+class CriticChunks:
+    """The chunks of L steps of which at least one enters the value loss: all, unless dead agents' are left out."""
+
+    state: Tensor  # [L, C, S]
+    values: Tensor  # [L, C]
+    targets: Tensor  # [L, C] in units of the return
+    keep: Tensor  # [L, C] bool
+    weight: Tensor  # [L, C] 1 / (number of steps that count) where one counts, else 0
+    h: Tensor  # [C, H]
 
 
 def buffer_gae(
@@ -84,30 +92,48 @@ def standardize(advantages: Tensor, alive: Tensor) -> Tensor:
     return (advantages - lived.mean()) / (lived.std(correction=0) + 1e-5)
 
 
-def make_chunks(buffer: Buffer, advantages: Tensor, targets: Tensor, length: int) -> Chunks:
-    """Cut the buffer into chunks of `length` steps."""
-
-    def cut(grid: Tensor) -> Tensor:
-        """[T, R, ...] -> [L, T / L * R, ...]."""
-        return grid.unflatten(0, (-1, length)).transpose(0, 1).flatten(1, 2)
-
-    alive = cut(buffer.alive)
-    used = alive.any(0)
-    weight = alive.to(advantages.dtype) / alive.sum()
-    return Chunks(
-        x=cut(buffer.x)[:, used],
-        state=cut(buffer.state)[:, used],
-        avail_actions=cut(buffer.avail_actions)[:, used],
-        actions=cut(buffer.actions)[:, used],
-        log_probs=cut(buffer.log_probs)[:, used],
-        values=cut(buffer.values[:-1])[:, used],
-        advantages=cut(advantages)[:, used],
-        targets=cut(targets)[:, used],
-        keep=cut(buffer.keep[:-1])[:, used],
-        weight=weight[:, used],
-        h_actor=cut(buffer.h_actor)[0, used],
-        h_critic=cut(buffer.h_critic)[0, used],
+def actor_chunks(buffer: Buffer, advantages: Tensor, length: int) -> ActorChunks:
+    """The buffer in chunks of `length` steps, as the actor learns from it: steps lived."""
+    weight, used = _weigh(buffer.alive, length, advantages.dtype)
+    return ActorChunks(
+        x=_cut(buffer.x, length)[:, used],
+        avail_actions=_cut(buffer.avail_actions, length)[:, used],
+        actions=_cut(buffer.actions, length)[:, used],
+        log_probs=_cut(buffer.log_probs, length)[:, used],
+        advantages=_cut(advantages, length)[:, used],
+        keep=_cut(buffer.keep[:-1], length)[:, used],
+        weight=weight,
+        h=_cut(buffer.h_actor, length)[0, used],
     )
+
+
+def critic_chunks(buffer: Buffer, targets: Tensor, length: int, *, active_masks: bool) -> CriticChunks:
+    """The same for the critic: every step that was played or, with `active_masks`, steps lived.
+
+    Returns go on past an agent's death, so the critic is asked for the value of being dead, and learns it only without
+    masks. It knows who is dead: of its state nothing but the agent's number is left (`rmappo.state`).
+    """
+    weight, used = _weigh(buffer.alive if active_masks else buffer.played, length, targets.dtype)
+    return CriticChunks(
+        state=_cut(buffer.state, length)[:, used],
+        values=_cut(buffer.values[:-1], length)[:, used],
+        targets=_cut(targets, length)[:, used],
+        keep=_cut(buffer.keep[:-1], length)[:, used],
+        weight=weight,
+        h=_cut(buffer.h_critic, length)[0, used],
+    )
+
+
+def _cut(grid: Tensor, length: int) -> Tensor:
+    """[T, R, ...] -> [L, T / L * R, ...]."""
+    return grid.unflatten(0, (-1, length)).transpose(0, 1).flatten(1, 2)
+
+
+def _weigh(counts: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weights [L, C] of the steps that count [T, R], which sum to 1, and the chunks [T / L * R] that hold any."""
+    cut = _cut(counts, length)
+    used = cut.any(0)
+    return (cut.to(dtype) / cut.sum())[:, used], used
 
 
 def unroll(body: RecurrentBody, x: Tensor, h: Tensor, keep: Tensor) -> Tensor:
@@ -128,10 +154,10 @@ def unroll(body: RecurrentBody, x: Tensor, h: Tensor, keep: Tensor) -> Tensor:
     return _norm(body.norm_out, torch.stack(steps))
 
 
-def actor_backward(actor: Actor, chunks: Chunks, cfg: PPO, clip_eps: float) -> dict[str, Tensor]:
+def actor_backward(actor: Actor, chunks: ActorChunks, cfg: PPO, clip_eps: float) -> dict[str, Tensor]:
     """Gradient of -(clipped surrogate + entropy bonus); metrics."""
     actor.zero_grad(set_to_none=True)
-    logits = _linear(actor.head, unroll(actor.body, chunks.x, chunks.h_actor, chunks.keep))
+    logits = _linear(actor.head, unroll(actor.body, chunks.x, chunks.h, chunks.keep))
     log_pi = masked_log_softmax(logits, chunks.avail_actions)
     log_ratio = log_pi.gather(-1, chunks.actions.unsqueeze(-1)).squeeze(-1) - chunks.log_probs
     ratio = log_ratio.exp()
@@ -151,7 +177,12 @@ def actor_backward(actor: Actor, chunks: Chunks, cfg: PPO, clip_eps: float) -> d
 
 
 def critic_backward(
-    critic: Critic, chunks: Chunks, targets: Tensor, value_coef: float, huber_delta: float, clip_eps: float
+    critic: Critic,
+    chunks: CriticChunks,
+    targets: Tensor,
+    value_coef: float,
+    huber_delta: float,
+    clip_eps: float,
 ) -> Tensor:
     """Gradient of value_coef * value loss for normalised targets [L, C]; the loss.
 
@@ -159,7 +190,7 @@ def critic_backward(
     critic's output.
     """
     critic.zero_grad(set_to_none=True)
-    features = unroll(critic.body, chunks.state, chunks.h_critic, chunks.keep)
+    features = unroll(critic.body, chunks.state, chunks.h, chunks.keep)
     values = _linear(critic.head, features).squeeze(-1)
     clipped = chunks.values + (values - chunks.values).clamp(-clip_eps, clip_eps)
     losses = [fn.huber_loss(v, targets, reduction="none", delta=huber_delta) for v in (values, clipped)]
@@ -170,7 +201,8 @@ def critic_backward(
 
 def update_shared(
     shared: Shared,
-    chunks: Chunks,
+    for_actor: ActorChunks,
+    for_critic: CriticChunks,
     all_targets: Tensor,
     cfg: PPO,
     *,
@@ -181,18 +213,18 @@ def update_shared(
 ) -> dict[str, float]:
     """`epochs` Adam steps of both networks; the metrics' means.
 
-    all_targets [T, R] move the running scale, those of the dead too, as in the reference. Raises FloatingPointError
-    if a gradient is not finite.
+    all_targets, of every step played, move the running scale, those of the dead too, as in the reference. Raises
+    FloatingPointError if a gradient is not finite.
     """
     totals: dict[str, float] = {}
     for _ in range(epochs):
         poll()
-        metrics = actor_backward(shared.actor, chunks, cfg, clip_eps)
+        metrics = actor_backward(shared.actor, for_actor, cfg, clip_eps)
         metrics["grad_norm_actor"] = clip_gradients(shared.actor, cfg.max_grad_norm)
         shared.value_norm.update(all_targets.reshape(1, -1))
-        targets = shared.value_norm.normalize(chunks.targets.unsqueeze(0)).squeeze(0)
+        targets = shared.value_norm.normalize(for_critic.targets.unsqueeze(0)).squeeze(0)
         metrics["value_loss"] = critic_backward(
-            shared.critic, chunks, targets, value_coef, cfg.huber_delta, clip_eps
+            shared.critic, for_critic, targets, value_coef, cfg.huber_delta, clip_eps
         )
         metrics["grad_norm_critic"] = clip_gradients(shared.critic, cfg.max_grad_norm)
         for key, value in metrics.items():

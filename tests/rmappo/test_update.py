@@ -17,7 +17,14 @@ from dm2core.rmappo.collect import Buffer
 from dm2core.rmappo.learner import RmappoLearner
 from dm2core.rmappo.settings import Rmappo
 from dm2core.rmappo.state import AgentState
-from dm2core.rmappo.update import actor_backward, buffer_gae, critic_backward, make_chunks, standardize
+from dm2core.rmappo.update import (
+    actor_backward,
+    actor_chunks,
+    buffer_gae,
+    critic_backward,
+    critic_chunks,
+    standardize,
+)
 from dm2core.rng import battle_keys
 from tests.env.trajectory import rule
 
@@ -37,12 +44,14 @@ def cell() -> CellConfig:
 
 
 def random_buffer(seed: int) -> Buffer:
-    """Six steps of four rows; row 1 starts a battle at step 2, row 3 is dead from step 1 on."""
+    """Six steps of four rows; row 1 starts a battle at step 2, row 3 is dead from step 1 on, row 2's game fails."""
     g = torch.Generator().manual_seed(seed)
     keep = torch.ones(T + 1, R, dtype=torch.bool)
     keep[0, 0] = keep[2, 1] = keep[4, 2] = False
     alive = torch.ones(T, R, dtype=torch.bool)
     alive[1:, 3] = False
+    played = torch.ones(T, R, dtype=torch.bool)
+    alive[:2, 2] = played[:2, 2] = False
     avail = torch.rand(T, R, A, generator=g) < 0.7
     avail[..., 0] = True
     h_actor, h_critic = (torch.randn(T, R, H, generator=g, **DOUBLE) * keep[:-1, :, None] for _ in range(2))
@@ -56,6 +65,7 @@ def random_buffer(seed: int) -> Buffer:
         rewards=torch.randn(T, R, generator=g, **DOUBLE),
         keep=keep,
         alive=alive,
+        played=played,
         h_actor=h_actor,
         h_critic=h_critic,
     )
@@ -79,10 +89,17 @@ def plain_body(body: RecurrentBody, x: Tensor, h: Tensor) -> tuple[Tensor, Tenso
 
 
 def plain_losses(
-    actor: Actor, critic: Critic, buffer: Buffer, advantages: Tensor, targets: Tensor, clip: float
+    actor: Actor,
+    critic: Critic,
+    buffer: Buffer,
+    advantages: Tensor,
+    targets: Tensor,
+    *,
+    clip: float,
+    active_masks: bool,
 ) -> tuple[Tensor, Tensor]:
     """-(surrogate + 0.01 entropy) and the value loss, chunk by chunk, row by row, step by step."""
-    policy, value, lived = [], [], 0
+    policy, value = [], []
     for first in range(0, T, L):
         for row in range(R):
             h_a, h_c = buffer.h_actor[first, row], buffer.h_critic[first, row]
@@ -91,17 +108,17 @@ def plain_losses(
                     h_a, h_c = torch.zeros(H, **DOUBLE), torch.zeros(H, **DOUBLE)
                 f_a, h_a = plain_body(actor.body, buffer.x[t, row], h_a)
                 f_c, h_c = plain_body(critic.body, buffer.state[t, row], h_c)
-                if not buffer.alive[t, row]:
+                if buffer.alive[t, row]:
+                    logits = actor.head.weight[0] @ f_a + actor.head.bias[0]
+                    legal = buffer.avail_actions[t, row]
+                    p = torch.softmax(logits[legal], 0)
+                    taken = p[int(legal[: buffer.actions[t, row]].sum())]
+                    ratio = taken / math.exp(float(buffer.log_probs[t, row]))
+                    a = advantages[t, row]
+                    surrogate = torch.minimum(ratio * a, torch.clamp(ratio, 1 - clip, 1 + clip) * a)
+                    policy.append(-surrogate + 0.01 * (p * torch.log(p)).sum())
+                if not (buffer.alive if active_masks else buffer.played)[t, row]:
                     continue
-                lived += 1
-                logits = actor.head.weight[0] @ f_a + actor.head.bias[0]
-                legal = buffer.avail_actions[t, row]
-                p = torch.softmax(logits[legal], 0)
-                taken = p[int(legal[: buffer.actions[t, row]].sum())]
-                ratio = taken / math.exp(float(buffer.log_probs[t, row]))
-                a = advantages[t, row]
-                surrogate = torch.minimum(ratio * a, torch.clamp(ratio, 1 - clip, 1 + clip) * a)
-                policy.append(-surrogate + 0.01 * (p * torch.log(p)).sum())
                 v = (critic.head.weight[0] @ f_c + critic.head.bias[0])[0]
                 old = buffer.values[t, row]
                 moved = old + torch.clamp(v - old, -clip, clip)
@@ -110,10 +127,11 @@ def plain_losses(
                     e * e / 2 if abs(float(e.detach())) <= 0.5 else 0.5 * (abs(e) - 0.25) for e in errors
                 ]
                 value.append(torch.maximum(*huber))
-    return torch.stack(policy).sum() / lived, torch.stack(value).sum() / lived
+    return torch.stack(policy).mean(), torch.stack(value).mean()
 
 
-def test_losses_and_gradients_agree_with_the_formulas_step_by_step() -> None:
+@pytest.mark.parametrize("active_masks", [False, True])
+def test_losses_and_gradients_agree_with_the_formulas_step_by_step(active_masks: bool) -> None:
     g = torch.Generator().manual_seed(1)
     actor, critic = Actor(1, F, A, H).init(g).double(), Critic(1, S, H).init(g).double()
     with torch.no_grad():
@@ -121,14 +139,16 @@ def test_losses_and_gradients_agree_with_the_formulas_step_by_step() -> None:
             p += 0.1 * torch.randn(p.shape, generator=g)
     buffer = random_buffer(2)
     advantages, targets = torch.randn(T, R, generator=g, **DOUBLE), torch.randn(T, R, generator=g, **DOUBLE)
-    chunks = make_chunks(buffer, advantages, targets, L)
-    metrics = actor_backward(actor, chunks, CONFIG.ppo, 0.2)
+    metrics = actor_backward(actor, actor_chunks(buffer, advantages, L), CONFIG.ppo, 0.2)
+    chunks = critic_chunks(buffer, targets, L, active_masks=active_masks)
     loss = critic_backward(critic, chunks, chunks.targets, 0.7, 0.5, 0.2)
     parameters = [*actor.parameters(), *critic.parameters()]
     ours = [p.grad.clone() for p in parameters if p.grad is not None]
     for p in parameters:
         p.grad = None
-    policy, value = plain_losses(actor, critic, buffer, advantages, targets, 0.2)
+    policy, value = plain_losses(
+        actor, critic, buffer, advantages, targets, clip=0.2, active_masks=active_masks
+    )
     (policy + 0.7 * value).backward()
     torch.testing.assert_close(
         metrics["policy_loss"] - 0.01 * metrics["entropy"], policy.detach(), rtol=1e-9, atol=1e-12
@@ -138,6 +158,19 @@ def test_losses_and_gradients_agree_with_the_formulas_step_by_step() -> None:
     for mine, p in zip(ours, parameters, strict=True):
         assert p.grad is not None
         torch.testing.assert_close(mine, p.grad, rtol=1e-7, atol=1e-10)
+
+
+def test_the_value_of_being_dead_is_learnt_unless_masked() -> None:
+    """Returns go on past a death; an agent dead for a whole chunk is in the critic's chunks alone."""
+    buffer = random_buffer(2)
+    targets = torch.zeros(T, R, **DOUBLE)
+    lived = actor_chunks(buffer, targets, L).weight
+    masked, full = (critic_chunks(buffer, targets, L, active_masks=on).weight for on in (True, False))
+    assert torch.equal(masked, lived)
+    assert (lived > 0).sum() == buffer.alive.sum() == T * R - 7
+    assert (full > 0).sum() == T * R - 2  # all but the battle that the game lost
+    assert full.shape[1] == lived.shape[1] + 1
+    assert [float(weight.sum()) for weight in (lived, full)] == pytest.approx([1, 1])
 
 
 def test_returns_stop_where_a_battle_ended() -> None:
