@@ -48,7 +48,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Switches(Strict):
-    """Where the released code and the paper's text differ; each has an id in docs/deviations.md."""
+    """Where the released code differs from the paper's text or its own intent; ids: docs/deviations.md."""
 
     absorbing_padding: bool  # D05: padded rows up to the limit are trained on and paid
     terminal_row: bool  # D30: the never executed action after the last step is a training row
@@ -56,7 +56,7 @@ class Switches(Strict):
     drop_last_episode: bool  # D10: the last episode of a batch never enters a gradient
     freeze_value_head: bool  # D06: the value head keeps its initial weights
     value_norm: Literal["none", "valuenorm"]  # D06: running normalisation of value targets
-    value_clip: Literal["raw", "normalized", "off"]  # D07: unit in which value changes are clipped
+    value_clip: Literal["raw", "normalized", "off"]  # D07: value changes are clipped, in units of the critic's output
     huber_one_sided: bool  # D08: value errors below -delta cost nothing
     imitation_reward: Literal["logit", "neglog_agent"]  # D01: f(o), or -log P(agent)
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dm2core.analysis.arms import outcome
 from dm2core.analysis.stats import aggregates, curve
 from dm2core.analysis.stats.bootstrap import resample
 from dm2core.analysis.stats.intervals import METHODS, Term, interval, variance
 from dm2core.analysis.stats.permutation import Side, evenly, holm, permutation_p
-from dm2core.analysis.stats.power import required_units
+from dm2core.analysis.stats.power import MOST, required_units
 from dm2core.analysis.stats.sample import Sample
 from dm2core.rng import stream
 
@@ -179,16 +180,25 @@ def test_curve_numbers_of_a_ramp() -> None:
     assert np.isnan(curve.steps_to(x, y, 1.5))
 
 
-def test_required_runs_solve_the_t_interval() -> None:
-    a, b = np.array([0.5, 0.7, 0.6, 0.4]), np.array([0.4, 0.5, 0.6, 0.3])
+@pytest.mark.parametrize("equivalence", [False, True])
+@pytest.mark.parametrize("difference", [0.02, -0.06, 0.09, 0.12, -0.2, 0.5])
+def test_required_runs_are_the_fewest_with_which_the_rule_decides(
+    difference: float, equivalence: bool
+) -> None:
+    a = np.array([0.5, 0.7, 0.6, 0.4])
+    b = np.array([0.45, 0.55, 0.65, 0.35])
+    b += a.mean() - b.mean() - difference
     terms = [Term(1.0, Sample.of(a)), Term(-1.0, Sample.of(b))]
-    n = required_units(terms, 0.1)
-    assert n is not None
 
-    def half_width(runs: int) -> float:
-        return float(stats.t.ppf(0.975, 2 * (runs - 1)) * ((a.var(ddof=1) + b.var(ddof=1)) / runs) ** 0.5)
+    def decided(runs: int) -> bool:
+        variances = [v / runs for v in (a.var(ddof=1), b.var(ddof=1))]
+        df = sum(variances) ** 2 / sum(v**2 / (runs - 1) for v in variances)
+        half = float(stats.t.ppf(0.975, df)) * sum(variances) ** 0.5
+        found = outcome(difference, difference - half, difference + half, 0.1, equivalence=equivalence)
+        return found != "inconclusive"
 
-    assert half_width(n) <= 0.1 < half_width(n - 1)
+    n = required_units(terms, 0.1, equivalence=equivalence)
+    assert n == next((runs for runs in range(2, MOST + 1) if decided(runs)), None)
 
 
 def test_intervals_cover_at_five_runs_where_percentiles_do_not() -> None:

@@ -22,14 +22,15 @@ def units(sample: Sample) -> tuple[int, float]:
 def required_units(
     terms: Sequence[Term], smallest_effect: float, *, equivalence: bool = False, shift: float = 0.0
 ) -> int | None:
-    """Units per sample at which the 95 % interval leaves 0 or fits within +-smallest_effect; None beyond MOST.
+    """Units per sample at which the rule of `arms.outcome` would decide; None beyond MOST.
 
-    Source: the t interval, solved for n. An estimate d is decided when the half-width is below |d| or below
-    smallest_effect - |d|; equivalence is decided when it is below |smallest_effect - |d||.
-    `shift` is added to the estimate.
+    Source: the t interval, solved for n. An estimate d is decided when the half-width is below |d|, so that the
+    interval leaves 0, or below smallest_effect - |d|, so that it fits within +-smallest_effect. For equivalence leaving
+    0 counts only where |d| is no smaller than smallest_effect. `shift` is added to the estimate.
     """
     size = abs(estimate(terms) + shift)
-    needed = abs(smallest_effect - size) if equivalence else max(size, smallest_effect - size)
+    within = smallest_effect - size
+    needed = within if equivalence and within > 0.0 else max(size, within)
     spread = [(term.weight**2) * units(term.sample)[1] for term in terms]
     total = sum(spread)
     if not np.isfinite(total) or needed <= 0.0:
