@@ -56,7 +56,9 @@ class Switches(Strict):
     drop_last_episode: bool  # D10: the last episode of a batch never enters a gradient
     freeze_value_head: bool  # D06: the value head keeps its initial weights
     value_norm: Literal["none", "valuenorm"]  # D06: running normalisation of value targets
-    value_clip: Literal["raw", "normalized", "off"]  # D07: value changes are clipped, in units of the critic's output
+    value_clip: Literal[
+        "raw", "normalized", "off"
+    ]  # D07: value changes are clipped, in units of the critic's output
     huber_one_sided: bool  # D08: value errors below -delta cost nothing
     imitation_reward: Literal["logit", "neglog_agent"]  # D01: f(o), or -log P(agent)
 

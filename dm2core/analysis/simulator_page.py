@@ -400,7 +400,7 @@ def _choices(measured: pd.DataFrame) -> tuple[str, str]:
     header = ["choice", "flipped to", *(f"{name} `{script}`" for name, script in probes), "what decides it"]
     top = max(size for size, name in largest if name.startswith("start cluster"))
     rest = max(((size, name) for size, name in largest if not name.startswith("start cluster")))
-    reading = f"The start cluster moves returns by up to {top:.1f}, the rest by at most {rest[0]:.1f} ({rest[1]}).\n"
+    reading = f"The start cluster moves returns by up to {top:.1f}, the rest of these by {rest[0]:.1f} ({rest[1]}).\n"
     count = int(measured["battles"].iloc[0])
     parts = [
         text.CHOICES,
@@ -411,7 +411,7 @@ def _choices(measured: pd.DataFrame) -> tuple[str, str]:
     ]
     line = (
         f"Choices flipped one by one move mean returns by up to {top:.1f} (the start cluster) and up to {rest[0]:.1f} "
-        "(any other; section 6)."
+        "(any other that is data; section 6)."
     )
     return "\n".join(parts), line
 

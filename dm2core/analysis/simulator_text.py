@@ -111,7 +111,8 @@ not fit it to the heuristic's win rates: several clusters could match them.
 
 NOT_FLIPPED = """\
 Not flipped here, because it is in the kernel: the enemies' order of preference (in reach, then whoever attacks it, then
-the nearest), and steering. Player guides describe that preference, no file does.
+the nearest), and steering. Player guides describe that preference, no file does. The largest change above does not
+bound what these are worth, least of all where teams are alike (2s3z, 3s5z).
 """
 
 # what differs, in the real game or unknown; which way it moves battles
@@ -141,12 +142,18 @@ DEPARTURES = (
         "kiting is a little easier than if zealots followed at once",
     ),
     (
-        "enemies prefer whoever attacks them to the nearest; a chase ends when someone comes in reach",
+        "enemies prefer whoever attacks them to the nearest; a chase ends when someone comes in reach, or after the "
+        "chaser was held up for 8 loops",
         "unknown; it decides which side focuses better on symmetric maps",
     ),
     (
-        "a provoked enemy follows up to 21 cells from where it was provoked, then returns to its march",
-        "on maps of 32 cells this is rarely met",
+        "an enemy chases a target that it saw for as long as it sees it; one that was attacked, until its target is 21 "
+        "cells from where that was; then it returns to its march",
+        "on maps of 32 cells the 21 are rarely met",
+    ),
+    (
+        "marchers that run into one who has arrived have arrived too, within 3 cells of the goal",
+        "none where somebody fights",
     ),
     (
         "only the delay of each shot is random; the engine's other uses of its seed are unknown",

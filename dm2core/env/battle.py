@@ -9,8 +9,8 @@ A battle is a block of float64 `f[NF, U]` and one of int32 `m[NM, U]`; units 0..
 enemies. Lengths are cells, times game loops. Facts and constants: units_and_maps.yaml (SC2GameData 4.10.1 liberty).
 
 Choices where the engine is not public:
-- units act one after the other, allies first, in order of creation; damage counts at once, so instant weapons never
-  waste a shot on a unit killed in the same loop, missiles may;
+- units act one after the other, allies first, in the order of their numbers; damage counts at once, so instant
+  weapons never waste a shot on a unit killed in the same loop, missiles may;
 - the wind-up may run while the rest of the weapon period elapses (shots of a standing unit are one period apart);
 - facing turns at the engine's rate and delays a shot, not a walk;
 - a unit does not follow its target during backswing; a new order cuts backswing and wind-up short;

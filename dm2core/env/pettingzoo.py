@@ -6,6 +6,7 @@ Needs `pip install 'dm2[pettingzoo]'`; no torch. Many battles at once are what `
 from __future__ import annotations
 
 import dataclasses
+import operator
 import secrets
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ def _one_of(what: str, value: str | None, allowed: tuple[str | None, ...]) -> No
         raise ValueError(f"{what} {value!r} is unknown; known: {', '.join(map(str, allowed))}")
 
 
+def _whole(agent: str, action: Any) -> int:
+    try:
+        return operator.index(action)
+    except TypeError:
+        raise ValueError(f"{agent}: action {action!r} is no integer") from None
+
+
 class SmacParallelEnv(ParallelEnv):  # type: ignore[type-arg]
     """One battle; made by `parallel_env`. Agents are "agent_0" ..., in SMAC's order."""
 
@@ -91,7 +99,8 @@ class SmacParallelEnv(ParallelEnv):  # type: ignore[type-arg]
         self.observation_spaces = {agent: self._observation_space() for agent in self.possible_agents}
         self.action_spaces = {agent: Discrete(spec.n_actions) for agent in self.possible_agents}
         self.state_space = Box(-np.inf, np.inf, (spec.state_size,), np.float32)
-        self._seed, self._battle, self._steps = -1, 0, 0
+        self._seed: int | None = None
+        self._battle, self._steps = 0, 0
         self._painter: Any = None
 
     def _observation_space(self) -> Box | Dict:
@@ -111,10 +120,15 @@ class SmacParallelEnv(ParallelEnv):  # type: ignore[type-arg]
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """Start a battle. A seed starts its sequence of battles anew; without one the next of the sequence begins."""
+        """Start a battle. A seed starts its sequence of battles anew; without one the next of the sequence begins.
+
+        ValueError if the seed is negative.
+        """
         if seed is not None:
+            if seed < 0:
+                raise ValueError(f"seed: {seed} is negative")
             self._seed, self._battle = int(seed), 0
-        elif self._seed < 0:
+        elif self._seed is None:
             self._seed = secrets.randbits(62)
         self.sim.reset(battle_keys(self._seed, "pettingzoo", self._battle, 1))
         self._battle += 1
@@ -126,8 +140,13 @@ class SmacParallelEnv(ParallelEnv):  # type: ignore[type-arg]
     def step(
         self, actions: dict[str, int]
     ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """One env step of all agents; the team's reward goes to each of them."""
+        """One env step of all agents; the team's reward goes to each of them.
+
+        Nothing where nobody is left and nobody acts. ValueError if actions are not the agents', or no integers.
+        """
         agents = self.agents
+        if not agents and not actions:
+            return {}, {}, {}, {}, {}
         joint, illegal = self._joint(actions)
         step = self.sim.step(joint[None], _ONLY)
         self._steps += 1
@@ -155,8 +174,8 @@ class SmacParallelEnv(ParallelEnv):  # type: ignore[type-arg]
         legal = self.sim.avail_actions[0]
         joint = np.where(self.sim.alive[0], STOP, NO_OP)
         illegal = set()
-        for agent, action in actions.items():
-            i = self._id(agent)
+        for agent, given in actions.items():
+            i, action = self._id(agent), _whole(agent, given)
             if self._strict or (0 <= action < legal.shape[1] and legal[i, action]):
                 joint[i] = action
             else:

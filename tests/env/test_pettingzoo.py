@@ -145,6 +145,32 @@ def test_actions_are_needed_of_all_agents_and_of_nobody_else() -> None:
         env.step({"agent_0": 1})
 
 
+def test_a_step_of_nobody_is_nothing() -> None:
+    env = parallel_env("3m")
+    nothing: tuple[dict[str, Any], ...] = ({}, {}, {}, {}, {})
+    assert env.step({}) == nothing
+    random_play(env, 1, 1)
+    before = env.sim.save()
+    assert env.step({}) == nothing
+    for name, array in env.sim.save().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize("illegal", ["stop", "raise"])
+@pytest.mark.parametrize("wrong", [1.0, 4.9, None, "1", np.array([1])])
+def test_an_action_is_an_integer(wrong: Any, illegal: str) -> None:
+    env = parallel_env("3m", illegal_actions=illegal)
+    env.reset(seed=1)
+    with pytest.raises(ValueError, match=r"agent_1: action .* is no integer"):
+        env.step({"agent_0": 1, "agent_1": wrong, "agent_2": 1})
+    env.step({"agent_0": np.int64(1), "agent_1": np.array(1), "agent_2": True})  # type: ignore[dict-item]
+
+
+def test_seeds_are_not_negative() -> None:
+    with pytest.raises(ValueError, match="seed: -1 is negative"):
+        parallel_env("3m").reset(seed=-1)
+
+
 @pytest.mark.parametrize(
     ("choice", "message"),
     [

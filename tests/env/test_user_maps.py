@@ -133,6 +133,7 @@ FAULTS = {
     "race": (changed("units", "ling", race="human"), "units.ling.race: "),
     "attribute": (changed("units", "ling", bonus={"soft": 1}), "units.ling.bonus.soft"),
     "shield": (changed("units", "ling", shield=10), "only protoss units have shields"),
+    "slow missile": (changed("units", "ling", missile_speed=0.5), "missile_speed: 0.5 is too slow: a missile has to"),
     "second hit": (changed("units", "ling", hits=2), "hits: 2 needs missile_speed 0 and a hit_gap"),
     "type taken": (changed("units", "ling", smac_type=48), "48 is marine's"),
     "unit of the map": (changed("maps", NAME, enemies={"lings": 4}), "unknown unit 'lings'; did you mean 'ling'?"),
