@@ -189,7 +189,13 @@ def _parser() -> argparse.ArgumentParser:
     track.set_defaults(run=_track)
 
     verify = commands.add_parser("verify", help="check every finished file by its SHA-256")
-    verify.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="default: results and figures")
+    verify.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="default: results, the published too, figures",
+    )
     verify.set_defaults(run=_verify)
 
     explain = commands.add_parser("explain", help="one page about one run")
@@ -419,6 +425,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     from dm2core.rollout import compute_for
 
     torch.set_num_threads(1)
+    if not args.policy.is_file():
+        raise DataError(f"{args.policy}: no such policy file")
     map_name = args.map or map_of(str(args.policy))
     if map_name not in known_maps():
         raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
@@ -444,8 +452,10 @@ def _replay(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out {args.out}: must end in .gif or .npz")
     if len(args.who) > (2 if args.out.suffix == ".gif" else 1):
         raise ConfigError(f"--who: {len(args.who)} players; a GIF shows one or two, a recording holds one")
-    if args.battle < 0 or args.seed < 0:
-        raise ConfigError(f"--battle {args.battle} --seed {args.seed}: must not be negative")
+    if args.seed < 0 or not 0 <= args.battle < 2**63:
+        raise ConfigError(
+            f"--battle {args.battle} --seed {args.seed}: must not be negative, nor the battle above 2^63"
+        )
     if args.map not in (None, *known_maps()):
         raise ConfigError(f"--map: unknown map {args.map!r}; known: {', '.join(known_maps())}")
     import torch
@@ -453,24 +463,39 @@ def _replay(args: argparse.Namespace) -> None:
     from dm2core import replay
 
     torch.set_num_threads(1)
+    for who in args.who:
+        replay.check_player(who)
     map_name = args.map or next(filter(None, (replay.map_of(who) for who in args.who)), None)
     if map_name not in known_maps():
         raise ConfigError("--map: give the map; a script can play any")
+    made = [args.out] if args.out.suffix == ".npz" else [args.out, args.out.with_suffix(".png")]
+    manifest = args.out.with_suffix(".manifest.json")
+    _refuse_others_manifest(manifest, made)
     job = _replay_job(args)
     battles = [
         replay.battle_of(map_name, who, args.seed, args.battle, greedy=not args.sampled) for who in args.who
     ]
     if args.out.suffix == ".npz":
         battles[0].save(args.out)
-        made = [args.out]
     else:
         replay.draw(battles, args.out, about=f"dm2 made from {job.made_from}")
-        made = [args.out, args.out.with_suffix(".png")]
-    job.finish(args.out.with_suffix(".manifest.json"), made)
+    job.finish(manifest, made)
     for battle in battles:
         print(
             f"{battle.who}: {battle.outcome} after {len(battle.rewards)} steps, return {battle.rewards.sum():.2f}"
         )
+
+
+def _refuse_others_manifest(path: Path, made: list[Path]) -> None:
+    """ConfigError if a manifest is there already and tells of other files: they would be left without one."""
+    from dm2core.records.manifest import read_manifest
+
+    try:
+        others = [name for name in read_manifest(path).outputs if name not in {file.name for file in made}]
+    except DataError:  # none, or nothing that tells of files
+        return
+    if others:
+        raise ConfigError(f"--out {made[0]}: {path} is the manifest of {others[0]}; give another name")
 
 
 def _replay_job(args: argparse.Namespace) -> Job:
@@ -524,9 +549,10 @@ def _track(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from dm2core.records.verify import report
+    from dm2core.records.verify import LEFT_OUT, report
 
-    there = [path for path in (Path("results"), Path("figures")) if path.exists()]
+    published = sorted(path.parent for path in Path("results/reference").glob(f"*/{LEFT_OUT}"))
+    there = [path for path in (Path("results"), Path("figures"), *published) if path.exists()]
     if not (args.paths or there):
         raise ConfigError("verify: no results or figures here; give a path")
     return 0 if report(args.paths or there) else EXIT_DATA

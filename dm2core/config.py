@@ -563,7 +563,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """Read, merge and validate; raises ConfigError with one line."""
     path = Path(path)
     overrides = dict(overrides or {})
-    base = read_yaml(path, "; the shipped one is config/config.yaml")
+    base = read_yaml(path, "; run this from the repository's root, or give a configuration with --config")
     env_file = path.parent / "env" / f"{overrides.get('env', base.get('env'))}.yaml"
     of_env = read_yaml(env_file) if env_file.is_file() else {}
     scale = overrides.get("scale", of_env.get("scale", base.get("scale")))

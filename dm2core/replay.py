@@ -108,12 +108,25 @@ def _player(
     if who in SCRIPTS or who == "random":
         policy = SCRIPTS[who] if who in SCRIPTS else scripted.random_legal(seed)
         return lambda _: policy(env, np.zeros(1, dtype=np.int64)), who.replace("_", " ")
-    path = Path(who)
-    path = path / "policy.safetensors" if path.is_dir() else path
-    if not path.exists():
+    path = _policy_file(who)
+    return _trained(read_policy(path, env.spec), env, keys, greedy=greedy), _title(path)
+
+
+def check_player(who: str) -> None:
+    """ConfigError unless it is a script, or a file or cell folder that is there."""
+    if who in SCRIPTS or who == "random":
+        return
+    path = _policy_file(who)
+    if not Path(who).exists():
         known = ", ".join(sorted([*SCRIPTS, "random"]))
         raise ConfigError(f"--who {who}: neither a script ({known}) nor a policy file or cell folder")
-    return _trained(read_policy(path, env.spec), env, keys, greedy=greedy), _title(path)
+    if not path.is_file():
+        raise ConfigError(f"--who {who}: there is no {path.name} in it")
+
+
+def _policy_file(who: str) -> Path:
+    path = Path(who)
+    return path / "policy.safetensors" if path.is_dir() else path
 
 
 def read_policy(path: Path, spec: EnvSpec) -> Policy:
@@ -142,10 +155,9 @@ def battle_of(map_name: str, who: str, seed: int, index: int, *, greedy: bool = 
 
 def map_of(who: str) -> str | None:
     """The map a policy file or cell folder was trained on, or a battle recorded on, if it says so."""
-    path = Path(who)
-    if path.suffix == ".npz":
-        return Recording.load(path).map_name
-    path = path / "policy.safetensors" if path.is_dir() else path
+    if Path(who).suffix == ".npz":
+        return Recording.load(Path(who)).map_name
+    path = _policy_file(who)
     return load_metadata(path).get("map") if path.exists() else None
 
 

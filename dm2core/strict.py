@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,8 +97,17 @@ def _one_line(model: type[BaseModel], error: ValidationError, where: str) -> str
         text = f"{key}: missing; it must be given"
     else:
         text = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {str(first['input'])[:60]!r}"
+        text += _as_yaml_has_it(first["input"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where}: {text}{more}".replace("\n", " ")
+
+
+def _as_yaml_has_it(given: Any) -> str:
+    """How YAML 1.1 wants a number that it took for text: with a point and a signed exponent."""
+    parts = re.fullmatch(r"([-+]?\d+)(\.\d*)?[eE]([-+]?\d+)", given) if isinstance(given, str) else None
+    if parts is None:
+        return ""
+    return f"; YAML takes that for text, write {parts[1]}{parts[2] or '.0'}e{int(parts[3]):+d}"
 
 
 def _sibling_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

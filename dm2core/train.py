@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dm2core.config import CellConfig
-from dm2core.demonstrations import load_demos
+from dm2core.config import CellConfig, ConfigError
+from dm2core.demonstrations import Demonstrations, load_demos
 from dm2core.env.smac.vector import game_info
 from dm2core.env.vector import map_spec
 from dm2core.errors import DataError, NumericError
@@ -68,6 +68,8 @@ def train_cell(
 ) -> None:
     """Train one cell to its end, or go on with it; Dm2Error says what went wrong.
 
+    A finished cell in `out` is made anew, if it is this one; another's is a ConfigError.
+
     `config_sha256`: of the whole resolved configuration that the cell was taken from, for its manifest.
     """
     torch.set_num_threads(1)  # the number of threads changes the bits
@@ -79,11 +81,13 @@ def train_cell(
         if (lock.waited or left_over(state_folder)) and is_finished(cell, out):
             remove_state(state_folder)  # by the process before this one, which died before it could
             return
+        _refuse_another(cell, out)
+        loaded = loaded_demos(cell, demos)
         clear(out, state_folder)
         code = provenance.code_version()  # what runs, even if the sources change meanwhile
         note_start(state_folder)
         attempts = Attempts(state_folder, code, form=cell.form if cell.qmix is not None else "")
-        run = open_run(cell, state_folder, demos, interrupt.poll, lock)
+        run = open_run(cell, state_folder, loaded, interrupt.poll, lock)
         first = run.learner.env_steps
         with CellProgress(name_of(cell), cell.env_steps, first, state_folder) as progress:
             _loop(run, progress)
@@ -108,6 +112,24 @@ def is_finished(cell: CellConfig, out: Path) -> bool:
         return False
 
 
+def _refuse_another(cell: CellConfig, out: Path) -> None:
+    """ConfigError if `out` holds a finished cell that this one would replace; the same one may be made again."""
+    try:
+        there = json.loads((out / "manifest.json").read_text())
+        other = there["digest"] != cell.digest()
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if other:
+        raise ConfigError(
+            f"--out {out}: a finished cell of another configuration lies there; delete it or give another folder"
+        )
+
+
+def loaded_demos(cell: CellConfig, demos: Path | None) -> Demonstrations | None:
+    """The cell's demonstrations, checked; None where it takes none."""
+    return None if demos is None else load_demos(demos, cell, map_spec(cell.map_name))
+
+
 def inputs_of(cell: CellConfig, out: Path, demos: Path | None) -> dict[str, str]:
     """The demonstration file, relative to the cell, with the SHA-256 under which it was loaded."""
     if demos is None:
@@ -126,10 +148,9 @@ def clear(out: Path, state_folder: Path) -> None:
 
 
 def open_run(
-    cell: CellConfig, folder: Path, demos: Path | None, poll: Callable[[], None], lock: CellLock
+    cell: CellConfig, folder: Path, demos: Demonstrations | None, poll: Callable[[], None], lock: CellLock
 ) -> Run:
-    loaded = None if demos is None else load_demos(demos, cell, map_spec(cell.map_name))
-    learner = open_learner(cell, loaded)
+    learner = open_learner(cell, demos)
     saved = load_checkpoint(folder, cell.digest())
     if saved is None:
         try:

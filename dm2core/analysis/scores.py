@@ -12,13 +12,14 @@ import pandas as pd
 
 from dm2core.analysis.grid import VARIANTS, Cell, cells, demo_ids, packed
 from dm2core.config import Config, cell_config, of_any_team
+from dm2core.errors import DataError
 from dm2core.records.verify import left_out
 
 WIN_RATE = "eval/win_rate"  # greedy policies on the same battles for every cell
 SCORE_COLUMNS = ["map", "condition", "method", "demos", "seed", "env_steps", "win_rate"]
 
 
-class ResultsError(ValueError):
+class ResultsError(DataError):
     """Results that cannot be used together; the message is one line that says what to run."""
 
 

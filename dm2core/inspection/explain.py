@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dm2core.analysis.grid import figure_cells, figure_names
+from dm2core.analysis.grid import Cell, figure_cells, figure_names, made_digest
+from dm2core.analysis.scores import read_metrics
 from dm2core.config import Config, ConfigError, cell_config, load_config
 from dm2core.errors import DataError
 from dm2core.inspection.find_run import Found, find_run
@@ -35,6 +37,8 @@ def explain(text: str, config: Config, config_file: Path) -> None:
     found = find_run(text, config)
     s = standing(found.results, found.name, kind=found.kind)
     manifest, fault = _manifest(s)
+    option, config = _configuration_of(found, manifest, config, config_file)
+    fault = fault or _damage(s)
     page = Table.grid(padding=(0, 2))
     page.add_column(style="bold", no_wrap=True)
     page.add_column()
@@ -44,8 +48,9 @@ def explain(text: str, config: Config, config_file: Path) -> None:
         page.add_row("damaged", Text(fault, "bold red"))
     console = Console()
     console.print(page, highlight=False)
-    again = Text.assemble(("run again       ", "bold"), _command(found, s, config, config_file))
-    console.print(again, soft_wrap=True)  # to be copied: never folded
+    for head, command in zip(("run again", ""), _commands(found, s, option), strict=False):
+        line = Text.assemble((f"{head:16}", "bold"), command)
+        console.print(line, soft_wrap=True)  # to be copied: never folded
 
 
 def _manifest(s: Standing) -> tuple[CellManifest | None, str]:
@@ -60,6 +65,17 @@ def _manifest(s: Standing) -> tuple[CellManifest | None, str]:
     return (found, "") if isinstance(found, CellManifest) else (None, f"{path}: not a cell's manifest")
 
 
+def _damage(s: Standing) -> str:
+    """What is wrong with a finished run's metrics."""
+    path = s.folder / "metrics.parquet"
+    try:
+        if path.is_file():
+            read_metrics(path, s.name)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def _rows(
     found: Found, s: Standing, manifest: CellManifest | None, config: Config, config_file: Path
 ) -> Iterator[tuple[str, str | Text]]:
@@ -69,7 +85,6 @@ def _rows(
     yield "run", Text(found.name, "bold")
     yield "", _what(method, map_name, demos, seed, expert=found.kind == "experts")
     yield "state", _state(s)
-    _, config = _configuration_of(found.results, config, config_file)
     try:
         ours = manifest.config if manifest is not None else None
         cell = (map_name, method, demos, seed)
@@ -272,25 +287,56 @@ def _used_by(found: Found, s: Standing, config: Config) -> Iterator[tuple[str, s
         yield "belongs to", ", ".join(f"figures/{name}" for name in figures) or "no configured figure"
 
 
-def _command(found: Found, s: Standing, config: Config, config_file: Path) -> str:
-    scale, _ = _configuration_of(found.results, config, config_file)
+def _commands(found: Found, s: Standing, option: str) -> list[str]:
+    """What makes the run again; before it, its demonstrations, where battles are kept in place of them."""
     target = (found.results / found.kind / found.name / "metrics.parquet").as_posix()
-    option = f" --configfile {config_file.parent}/scale/{scale}.yaml" if scale else ""
-    if not _has_scales(config_file):  # somebody's own, or the resolved one of a run
-        option = f" --configfile {config_file}"
     force = f" --forcerun {target}" if s.state == "finished" else ""
-    return f"snakemake {target} --cores 1{force}{option}"
+    out = [f"snakemake {target} --cores 1{force}{option}"]
+    if found.kind == "cells":
+        map_name, _, demos, _ = found.name.split("/")
+        folder = found.results / "demos" / map_name / demos
+        if (folder / "battles.npz").is_file() and not (folder / "demos.npz").is_file():
+            out.insert(0, f"dm2 recall-demos {folder}")
+    return out
 
 
 def _has_scales(config_file: Path) -> bool:
     return (config_file.parent / "scale").is_dir()
 
 
-def _configuration_of(results: Path, config: Config, config_file: Path) -> tuple[str, Config]:
-    """The scale whose results these are, if its file must be named, and its configuration; else the one given."""
+def _configuration_of(
+    found: Found, manifest: CellManifest | None, config: Config, config_file: Path
+) -> tuple[str, Config]:
+    """What a run belongs to: Snakemake's option that names the configuration, and the configuration.
+
+    That of the scale whose results these are, if it still plans this very run; else the one it was made under, as its
+    results folder keeps it; else the one given.
+    """
+    if not _has_scales(config_file):  # somebody's own, or the resolved one of a run
+        return f" --configfile {config_file}", config
     default = load_config(config_file)
+    fitting: list[tuple[str, Config]] = []
+    if Path(default.results) == found.results:
+        fitting.append(("", default))
     for path in sorted((config_file.parent / "scale").glob("*.yaml")):
         scaled = load_config(config_file, {"scale": path.stem})
-        if path.stem != default.scale and Path(scaled.results) == results:
-            return path.stem, scaled
-    return "", config
+        if path.stem != default.scale and Path(scaled.results) == found.results:
+            fitting.append((f" --configfile {path}", scaled))
+    if manifest is not None:
+        own = found.results / "config" / f"{manifest.config_sha256[:12]}.yaml"
+        with suppress(ConfigError):
+            fitting.append((f" --configfile {own}", load_config(own)))
+        fitting.sort(key=lambda pair: _planned_digest(found, pair[1]) != manifest.digest)
+    return fitting[0] if fitting else ("", config)
+
+
+def _planned_digest(found: Found, config: Config) -> str:
+    """What a configuration would have in the run's manifest; "" where it cannot be told."""
+    parts = found.name.split("/")
+    seed = int(parts[-1].removeprefix("seed"))
+    try:
+        if found.kind == "cells":
+            return made_digest(config, Cell(parts[0], parts[1], parts[2], seed))
+        return cell_config(config, map_name=parts[0], method=parts[1], seed=seed, expert=True).digest()
+    except (ConfigError, OSError, ValueError, KeyError):
+        return ""

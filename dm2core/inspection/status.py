@@ -19,6 +19,7 @@ from dm2core.config import Config, ConfigError
 from dm2core.records.standing import Standing, begun, standing
 
 BETWEEN_LINES_S = 60.0
+WIDEST = 10_000
 STYLES = {"finished": "green", "running": "bold cyan", "failed": "bold red", "stopped": "yellow",
           "outdated": "magenta", "waiting": "dim"}  # fmt: skip
 
@@ -57,11 +58,11 @@ class Status:
             "demonstrations": [{"name": "/".join(key), "finished": done} for key, done in self.sets.items()],
         }
 
-    def view(self) -> Group:
-        """The page."""
+    def view(self, width: int) -> Group:
+        """The page, for a terminal of so many columns."""
         running = [s for s in self.all if s.state == "running"]
         failed = [s for s in self.all if s.state in ("failed", "outdated")]
-        parts: list[Table | Text] = [self._summary(), self._grid()]
+        parts: list[Table | Text] = [self._summary(), self._grid(width)]
         if running:
             parts.append(_running(running))
         parts += [
@@ -88,19 +89,40 @@ class Status:
             text.append(f"\n{speed:,.0f} env steps/s; all cells in about {_time(left / speed)} at this speed")
         return text
 
-    def _grid(self) -> Table:
-        seeds = sorted({cell.seed for cell in self.cells})
-        view = Table("map", "method")
-        view.add_column("demonstrations", overflow="fold")  # their ends tell them apart
-        for seed in seeds:
-            view.add_column(str(seed), no_wrap=True)
+    def _grid(self, width: int) -> Table:
+        """A column per seed; where that is too wide, how many are done and what the others are."""
         rows: dict[tuple[str, str, str], dict[int, Standing]] = {}
         for cell, s in self.cells.items():
             rows.setdefault((cell.map_name, cell.method, cell.demos), {})[cell.seed] = s
+        seeds = sorted({cell.seed for cell in self.cells})
+        full = _conditions(*map(str, seeds))
         for key, by_seed in rows.items():
-            marks = [_mark(by_seed[seed]) if seed in by_seed else Text("") for seed in seeds]
-            view.add_row(*key[:2], "" if key[2] == "none" else key[2], *marks)
-        return view
+            full.add_row(*_named(key), *(_mark(by_seed[seed]) if seed in by_seed else "" for seed in seeds))
+        if Console(width=WIDEST).measure(full).maximum <= width:
+            return full
+        brief = _conditions("done", "others")
+        for key, by_seed in rows.items():
+            done = sum(s.state == "finished" for s in by_seed.values())
+            marks = Counter(
+                _mark(s).plain for s in by_seed.values() if s.state not in ("finished", "waiting")
+            )
+            others = ", ".join(f"{count} {mark}" if count > 1 else mark for mark, count in marks.items())
+            brief.add_row(*_named(key), f"{done} of {len(by_seed)}", others)
+        return brief
+
+
+def _conditions(*columns: str) -> Table:
+    """A table of conditions with more columns. Long names are folded, for their ends tell them apart."""
+    view = Table()
+    for name in ("map", "method", "demonstrations"):
+        view.add_column(name, overflow="fold", min_width=len(name))
+    for name in columns:
+        view.add_column(name, no_wrap=True)
+    return view
+
+
+def _named(key: tuple[str, str, str]) -> tuple[str, str, str]:
+    return (*key[:2], "" if key[2] == "none" else key[2])
 
 
 def _mark(s: Standing) -> Text:
@@ -153,14 +175,14 @@ def show(config: Config, figures: Sequence[str], *, watch: bool) -> None:
     """Print once, or keep showing until interrupted: a live page on a terminal, a line a minute elsewhere."""
     console = Console()
     if not watch:
-        console.print(Status(config, figures).view())
+        console.print(Status(config, figures).view(console.width))
         return
     try:
         if console.is_terminal:
-            with Live(Status(config, figures).view(), console=console, transient=True) as live:
+            with Live(Status(config, figures).view(console.width), console=console, transient=True) as live:
                 while True:
                     time.sleep(2)
-                    live.update(Status(config, figures).view())
+                    live.update(Status(config, figures).view(console.width))
         while True:
             time.sleep(BETWEEN_LINES_S)
             print(line(Path(config.results)), file=sys.stderr, flush=True)

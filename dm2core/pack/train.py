@@ -37,6 +37,7 @@ from dm2core.train import (
     finish,
     inputs_of,
     is_finished,
+    loaded_demos,
     log_iteration,
     name_of,
     open_run,
@@ -147,12 +148,13 @@ def _into_step(members: list[Member]) -> None:
 def _start(
     member: Member, lock: CellLock, device: torch.device, poll: Callable[[], None], config_sha256: str
 ) -> _Running:
+    demos = loaded_demos(member.cell, member.demos)
     clear(member.out, member.state)
     code = provenance.code_version()
     note_start(member.state)
     where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     attempts = Attempts(member.state, code, where)
-    run = open_run(member.cell, member.state, member.demos, poll, lock)
+    run = open_run(member.cell, member.state, demos, poll, lock)
     dm2 = run.learner
     assert isinstance(dm2, Dm2)
     about: dict[str, Any] = {

@@ -38,12 +38,15 @@ LIMIT = (
 class Findings:
     """`damaged` and `downstream` are path -> what is wrong; `checked` counts files; `unlisted` have no manifest.
 
+    `manifests` counts those that were found.
+
     `left_out`: files that are not there and need not be (`leave_out`).
     """
 
     damaged: dict[Path, str] = field(default_factory=dict)
     downstream: dict[Path, str] = field(default_factory=dict)
     checked: int = 0
+    manifests: int = 0
     unlisted: list[Path] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)
 
@@ -122,6 +125,7 @@ def verify(roots: Iterable[Path]) -> Findings:
         path: f"made from {cause}" for path, cause in _reach(found.damaged, chain.uses).items()
     }
     found.left_out = sorted(set(found.left_out))
+    found.manifests = len({*chain.manifests, *chain.broken})
     known = {*hashes, *chain.manifests, *chain.broken}
     found.checked, found.unlisted = len(known), _unlisted(roots, known)
     return found
@@ -146,20 +150,27 @@ def leave_out(results: Path, apart: Collection[Path] = ()) -> int:
 
 
 def left_out(roots: Iterable[Path]) -> dict[Path, str]:
-    """What need not be there, with its SHA-256. DataError if a list of it is damaged."""
+    """What need not be there, with its SHA-256: by the lists below the roots, and in the folders that they lie in.
+
+    DataError if a list is damaged.
+    """
     out: dict[Path, str] = {}
-    for root in roots:
-        for path in sorted(root.rglob(LEFT_OUT)) if root.is_dir() else []:
-            if NOT_RESULTS & set(path.relative_to(root).parts):
-                continue
-            try:
-                listed = json.loads(path.read_text(encoding="utf-8"))["left_out"]
-                out |= named(path.resolve(), {str(name): str(sha256) for name, sha256 in listed.items()})
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                raise DataError(
-                    f"{path}: is damaged; restore it, or delete it and see what is missing"
-                ) from None
+    for path in (path for root in roots for path in _lists(root)):
+        try:
+            listed = json.loads(path.read_text(encoding="utf-8"))["left_out"]
+            out |= named(path.resolve(), {str(name): str(sha256) for name, sha256 in listed.items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{path}: is damaged; restore it, or delete it and see what is missing") from None
     return out
+
+
+def _lists(root: Path) -> list[Path]:
+    below = sorted(root.rglob(LEFT_OUT)) if root.is_dir() else []
+    around = [folder / LEFT_OUT for folder in root.resolve().parents]
+    return [
+        *(path for path in below if not NOT_RESULTS & set(path.relative_to(root).parts)),
+        *(path for path in around if path.is_file()),
+    ]
 
 
 def _manifests(root: Path) -> list[Path]:
@@ -200,7 +211,12 @@ def _check_stamp(path: Path, manifest: Manifest, outputs: Iterable[Path], damage
 def _configurations(roots: Iterable[Path], chain: Chain) -> dict[Path, list[Path]]:
     """Configuration files named by their own hash, and what was made under each."""
     folders = [root if root.is_dir() else root.parent for root in roots]
-    paths = {path.resolve() for folder in folders for path in folder.rglob("config/*.yaml")}
+    paths = {
+        path.resolve()
+        for folder in folders
+        for path in folder.rglob("config/*.yaml")
+        if not NOT_RESULTS & set(path.relative_to(folder).parts)
+    }
     users: dict[str, list[Path]] = {}
     for path, manifest in chain.manifests.items():
         users.setdefault(manifest.config_sha256[:12], []).extend([*named(path, manifest.outputs), path])
@@ -237,7 +253,7 @@ def report(roots: Iterable[Path]) -> bool:
     """Print the findings; whether all is well."""
     roots = list(roots)
     found = verify(roots)
-    if not found.checked:
+    if not found.manifests:
         raise DataError(f"{', '.join(map(str, roots))}: no manifest there, so nothing was checked")
     for path, what in sorted(found.damaged.items()):
         print(f"damaged     {_short(path)}: {what}")

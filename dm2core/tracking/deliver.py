@@ -64,7 +64,7 @@ class Store:
 
         try:
             return action()
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, ImportError) as error:
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise ServiceError(
                 f"MLflow at {self.uri}: {text[0][:200]}; nothing is lost, run dm2 track again"

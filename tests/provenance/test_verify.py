@@ -87,6 +87,31 @@ def test_a_folder_without_a_manifest_is_not_called_fine(
     assert capsys.readouterr().err == f"dm2: {tmp_path}: no manifest there, so nothing was checked\n"
 
 
+def test_without_a_path_what_is_published_is_checked_too(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = tmp_path / "results" / "reference" / "ours"
+    shutil.copytree(tree, published)
+    (published / "config").mkdir()
+    (published / "config" / f"{hash_file(CONFIG)[:12]}.yaml").write_bytes(CONFIG.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify"]) == 65 and "no manifest there" in capsys.readouterr().err
+    leave_out(published)
+    assert main(["verify"]) == 0
+    (published / "table.csv").write_text("win_rate\n0.6\n")
+    assert main(["verify"]) == 65
+
+
+def test_a_part_of_a_folder_is_read_with_the_folders_list(tree: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tree"
+    shutil.copytree(tree, copy)
+    (copy / "cells" / "seed1" / "policy.safetensors").unlink()
+    assert verify([copy / "cells"]).damaged
+    leave_out(copy)
+    for part in (copy / "cells", copy / "cells" / "seed1"):
+        assert not verify([part]).damaged
+
+
 def test_every_one_byte_edit_is_named(tree: Path) -> None:
     rng = random.Random(1)
     files = sorted(path for path in tree.rglob("*") if path.is_file())

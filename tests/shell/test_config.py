@@ -53,6 +53,8 @@ def project(tmp_path: Path) -> Path:
         ("ppo.gamma=.nan", ["ppo.gamma"]),
         ("budget.maps={3mm: {env_steps: 5}}", ["budget.maps", "3mm", "'3m'"]),
         ("budget.maps={3m: {seeds: 9}}", ["budget.maps.3m.seeds", "9", "3"]),
+        ("ppo.lr=1e-3", ["ppo.lr", "'1e-3'", "YAML takes that for text, write 1.0e-3"]),
+        ("ppo.lr=2.5E3", ["ppo.lr", "write 2.5e+3"]),
         ("maps.3m.clip_eps=yes", ["maps.3m.clip_eps", "number", "True"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -84,6 +85,31 @@ def test_a_damaged_manifest_is_said_and_the_rest_still_shown(
     path.write_text(path.read_text().replace('"seed": 7', '"seed": 8'))
     code, page = explained(tmp_path / "results", NAME, capsys)
     assert code == 0 and "seal does not fit" in page.replace("\n", " ") and "win rate" in page
+
+
+def test_a_run_of_a_folder_that_no_scale_has_is_made_again_under_its_own_configuration(
+    config: Config,
+    cells: Cells,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    ours = config.model_copy(update={"results": str(tmp_path)})
+    text = dump_config(ours)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "config").mkdir()
+    own = tmp_path / "config" / f"{sha256[:12]}.yaml"
+    own.write_text(text)
+    cell, _ = cells["ippo"]
+    folder = tmp_path / "cells/3m/ippo/none/seed7"
+    train_cell(cell, folder, tmp_path / "state/cells/3m/ippo/none/seed7", None, config_sha256=sha256)
+    options = ["--config", str(ROOT / "config" / "config.yaml")]
+    assert main(["explain", str(folder), *options]) == 0
+    assert f"--forcerun {folder}/metrics.parquet --configfile {own}" in capsys.readouterr().out
+    (folder / "metrics.parquet").write_bytes(b"PAR1")
+    assert main(["explain", str(folder), *options]) == 0
+    assert "metrics.parquet is damaged" in capsys.readouterr().out
 
 
 def test_a_bad_name_is_one_line_with_the_nearest(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

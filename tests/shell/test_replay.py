@@ -107,7 +107,17 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     replay.record("3m", "kite", 0, 0).save(tmp_path / "r.npz")
     shutil.copy(tmp_path / "policy.safetensors", tmp_path / "other.safetensors")
     out = str(tmp_path / "x.gif")
+    assert main(["replay", "--who", "kite", "--map", "3m", "--out", str(tmp_path / "k.npz")]) == 0
+    (tmp_path / "no policy").mkdir()
+    capsys.readouterr()
     for arguments, code in (
+        (
+            ["--who", str(tmp_path / "k.npz"), "--out", str(tmp_path / "k.gif")],
+            EXIT_USAGE,
+        ),  # k's manifest is taken
+        (["--who", str(tmp_path / "no policy"), "--out", out], EXIT_USAGE),
+        (["--who", str(tmp_path / "nobody.npz"), "--out", out], EXIT_USAGE),
+        (["--who", "kite", "--map", "3m", "--battle", str(10**22), "--out", out], EXIT_USAGE),
         (["--who", "zerg_rush", "--map", "3m", "--out", out], EXIT_USAGE),
         (["--who", "kite", "--out", out], EXIT_USAGE),
         (["--who", "kite", "--map", "9m", "--out", out], EXIT_USAGE),
@@ -121,3 +131,4 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert main(["replay", *arguments]) == code, arguments
         assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "x.gif").exists()
+    assert list(read_manifest(tmp_path / "k.manifest.json").outputs) == ["k.npz"]

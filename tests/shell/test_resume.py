@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dm2core import train
-from dm2core.config import CellConfig, Config, cell_config, dump_config
+from dm2core.config import CellConfig, Config, ConfigError, cell_config, dump_config
 from dm2core.errors import EXIT_AGAIN, DataError, Dm2Error, TryAgain, WriteError
 from dm2core.records.checkpoint import NAMES, save_checkpoint
 from dm2core.records.interrupt import catch_signals
@@ -172,6 +172,22 @@ def test_another_configurations_checkpoint_is_not_used(cells: Cells, config: Con
     train_cell(cell, tmp_path / "out", tmp_path / "state", None)
     train_cell(cell, tmp_path / "clean", tmp_path / "state2", None)
     assert outputs(tmp_path / "out") == outputs(tmp_path / "clean")
+
+
+def test_a_finished_cell_is_not_lost_to_another_nor_to_a_refusal(
+    cells: Cells, config: Config, tmp_path: Path
+) -> None:
+    cell, demos = cells["dm2"]
+    assert demos is not None
+    out, state = tmp_path / "out", tmp_path / "state"
+    train_cell(cell, out, state, demos)
+    before = outputs(out)
+    with pytest.raises(ConfigError, match="a finished cell of another configuration lies there"):
+        train_cell(cell_config(config, map_name="3m", method="ippo", seed=8), out, state, None)
+    (shutil.copytree(demos, tmp_path / "demos") / "demos.npz").write_bytes(b"")
+    with pytest.raises(DataError, match="demos"):
+        train_cell(cell, out, state, tmp_path / "demos")
+    assert outputs(out) == before and train.is_finished(cell, out)
 
 
 def test_one_process_per_cell(cells: Cells, tmp_path: Path) -> None:

@@ -87,6 +87,24 @@ def test_stopped_and_failed_cells_are_told_apart_by_their_last_words(
     assert (found.state, found.why) == (state, why)
 
 
+def test_a_narrow_terminal_still_names_every_condition(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    options = ["--config", str(ROOT / "config" / "config.yaml"), "--set", "scale=campaign"]
+    for seed in (112358, 119527):
+        report(tmp_path, f"5m_vs_6m/ippo/none/seed{seed}", 400)
+    assert main(["status", *options, "--set", f"results={tmp_path}", "--figure", "all"]) == 0
+    page = capsys.readouterr().out
+    assert max(map(len, page.splitlines())) <= 80
+    rows = [
+        [part.strip() for part in row.split("│")[1:-1]] for row in page.splitlines() if row.count("│") == 6
+    ]
+    assert ["5m_vs_6m", "ippo", "", "0 of 5", "2 running 40 %"] in rows
+    sets = "".join(row[2] for row in rows)
+    assert "ippo-q30_indep-nonconcurrent-t4" in sets and "3s_vs_3z" in {row[0] for row in rows}
+
+
 def test_the_grid_shows_every_planned_cell_and_its_state(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

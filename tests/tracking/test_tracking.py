@@ -186,6 +186,18 @@ def test_a_damaged_manifest_is_named(tree: Config) -> None:
         deliver(tree)
 
 
+def test_damaged_metrics_and_a_store_without_its_driver_are_one_line(
+    tree: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(tree.results) / "cells/3m/ippo/none/seed112358/metrics.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"seed112358/metrics\.parquet is damaged"):
+        deliver(tree)
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(ServiceError, match="MLflow at postgresql"):
+        Store("postgresql://nobody@127.0.0.1:1/x", Path(tree.results))
+
+
 def test_a_running_cell_is_followed_and_then_replaced(tree: Config) -> None:
     results, name = Path(tree.results), "3m/ippo/none/seed78590"
     state = results / "state" / "cells" / name

@@ -52,11 +52,14 @@ def write_config(resolved):
     """Path of the resolved config, written once, under its own hash: what every cell reads."""
     text = dump_config(resolved)
     path = Path(resolved.results) / "config" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.tmp")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+    try:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}.tmp")
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+    except OSError as error:
+        raise WorkflowError(f"results: {path.parent} cannot be written ({error.strerror})") from None
     return path.as_posix()
 
 

@@ -68,7 +68,9 @@ rule plot_theory:
     params:
         out=out_folder,
         # The page holds the full table, so only a run of full size writes it.
-        page=lambda wildcards: "" if CONFIG.scale == "smoke" else f"--page {workflow.basedir}/docs/theory.md",
+        page=lambda wildcards: (
+            "" if CONFIG.scale == "smoke" else shlex.join(["--page", f"{workflow.basedir}/docs/theory.md"])
+        ),
     message:
         "Figure: figures/theory"
     shell:

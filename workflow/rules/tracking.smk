@@ -14,6 +14,8 @@ rule track:
         f"{RESULTS}/logs/track/{{figure}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/track_{{figure}}.tsv"
+    wildcard_constraints:
+        figure="|".join(("demo_ablation", *FIGURES)),
     conda:
         "../../environment.yml"
     threads: 1

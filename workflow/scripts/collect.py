@@ -13,7 +13,7 @@ from pathlib import Path
 from dm2core.analysis.curve_figures import collect_figure, collect_teams
 from dm2core.analysis.grid import cells, figure_cells
 from dm2core.analysis.output import write_csv, write_parquet
-from dm2core.analysis.scores import ResultsError, collect_demonstrators, collect_scores, files_of
+from dm2core.analysis.scores import collect_demonstrators, collect_scores, files_of
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError, guarded
 from dm2core.records.manifest import Job, hash_file
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except (ResultsError, DataError) as error:
+    except DataError as error:
         print(error, file=sys.stderr)
         return 65
     for reason in job.reasons:

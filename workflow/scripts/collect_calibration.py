@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dm2core.analysis.calibration import collect
-from dm2core.analysis.scores import ResultsError
 from dm2core.config import ConfigError, load_config
+from dm2core.errors import DataError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except ResultsError as error:
+    except DataError as error:
         print(error, file=sys.stderr)
         return 65
     table.to_csv(args.out, index=False, float_format="%.6g", lineterminator="\n")

@@ -23,7 +23,6 @@ from dm2core.analysis.run_table import (
     read_runs,
     read_training,
 )
-from dm2core.analysis.scores import ResultsError
 from dm2core.analysis.transfer_table import transfers
 from dm2core.analysis.verdict import verdict
 from dm2core.analysis.verdict_page import GAME_REACH, REACH, page
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
-    except (ResultsError, DataError) as error:
+    except DataError as error:
         print(error, file=sys.stderr)
         return EXIT_DATA
     write_tidy(runs, args.out)

@@ -21,7 +21,6 @@ from dm2core.analysis.results_page import (
     verdict_block,
 )
 from dm2core.analysis.run_table import planned_runs, read_runs, read_training
-from dm2core.analysis.scores import ResultsError
 from dm2core.config import Config, ConfigError, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
 from dm2core.records.manifest import hash_file
@@ -78,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
-    except (DataError, ResultsError, OSError) as error:
+    except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return EXIT_DATA
     return 0
