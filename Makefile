@@ -77,18 +77,17 @@ report: setup
 	$$snakemake --cores all --forcerun write_provenance $$config -- report_parts && \
 	$$snakemake $$config --report "$$page" -- report_parts && echo "$$page"
 
-# The campaign, in the order of its stages, and which of its figures are whole.
-STAGES := demo_ablation core ablation_elsewhere gail_only bc_pretrain demo_quality tuning state_action
-PUBLISHED := demo_ablation core ablation_elsewhere gail_only bc_pretrain demo_quality tuning state_action
+# The campaign's figures, in the order of its stages.
+STAGES := demo_ablation core ablation_elsewhere gail_only bc_pretrain demo_quality tuning state_action qmix_arch
 REFERENCE := results/reference/campaign
 # Figures of runs at scale quick, each with results of its own.
 QUICK := switchboard methods
 # Maps on which a battle of IPPO and of DM2 was recorded.
 BATTLES := 3s_vs_3z
-DRAWN := $(PUBLISHED) $(QUICK) $(BATTLES:%=replay_%)
+DRAWN := $(STAGES) $(QUICK) $(BATTLES:%=replay_%)
 RULES := --allowed-rules collect_scores plot_demo_ablation collect_figure plot_figure verdict replay_pair
 DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(QUICK:%=results/reference/%/tables) $(DRAWN:%=figures/%.*) && \
-  $(BIN)/snakemake $(PUBLISHED:%=figures/%.pdf) $(BATTLES:%=figures/replay_%.gif) $(REFERENCE)/verdict/verdict.md --cores all \
+  $(BIN)/snakemake $(STAGES:%=figures/%.pdf) $(BATTLES:%=figures/replay_%.gif) $(REFERENCE)/verdict/verdict.md --cores all \
     --configfile config/scale/campaign.yaml --quiet rules host reason $(RULES) && \
   for name in $(QUICK); do \
     $(BIN)/snakemake figures/$$name.pdf --cores all --config scale=quick results=results/reference/$$name \
