@@ -309,8 +309,8 @@ def _configuration_of(
 ) -> tuple[str, Config]:
     """What a run belongs to: Snakemake's option that names the configuration, and the configuration.
 
-    That of the scale whose results these are, if it still plans this very run; else the one it was made under, as its
-    results folder keeps it; else the one given.
+    That of the scale whose results these are, if it still plans this very run; else one that the results folder keeps
+    and that plans it; else the one given.
     """
     if not _has_scales(config_file):  # somebody's own, or the resolved one of a run
         return f" --configfile {config_file}", config
@@ -322,10 +322,10 @@ def _configuration_of(
         scaled = load_config(config_file, {"scale": path.stem})
         if path.stem != default.scale and Path(scaled.results) == found.results:
             fitting.append((f" --configfile {path}", scaled))
-    if manifest is not None:
-        own = found.results / "config" / f"{manifest.config_sha256[:12]}.yaml"
+    for path in sorted((found.results / "config").glob("*.yaml")):
         with suppress(ConfigError):
-            fitting.append((f" --configfile {own}", load_config(own)))
+            fitting.append((f" --configfile {path}", load_config(path)))
+    if manifest is not None:
         fitting.sort(key=lambda pair: _planned_digest(found, pair[1]) != manifest.digest)
     return fitting[0] if fitting else ("", config)
 

@@ -21,7 +21,7 @@ from dm2core.analysis.results_page import (
     verdict_block,
 )
 from dm2core.analysis.run_table import planned_runs, read_runs, read_training
-from dm2core.config import Config, ConfigError, load_config
+from dm2core.config import ConfigError, dump_config, load_config
 from dm2core.errors import EXIT_DATA, EXIT_USAGE, DataError
 from dm2core.records.manifest import hash_file
 from dm2core.records.verify import leave_out
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         for folder, plan in plans.items():
             for path in (folder / "config").glob("*.yaml"):
-                if not _holds(path, plan):  # an earlier one
+                if path.read_text(encoding="utf-8") != dump_config(plan):  # an earlier one
                     path.unlink()
             leave_out(folder, _ignored(folder))
     except ConfigError as error:
@@ -81,14 +81,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_DATA
     return 0
-
-
-def _holds(path: Path, plan: Config) -> bool:
-    """Whether the snapshot at `path` is `plan`; one from before a key was added or renamed is not."""
-    try:
-        return load_config(path) == plan
-    except ConfigError:
-        return False
 
 
 def _keep_figures(folder: Path, names: Sequence[str]) -> None:
