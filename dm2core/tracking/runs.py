@@ -138,7 +138,7 @@ def _run(experiment: str, name: str, folder: Path, card: Path | None) -> Run:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         manifest = read_json(path, name)
-    except (OSError, ResultsError) as error:
+    except OSError as error:
         raise DataError(str(error)) from None
     needed = ("config", "attempts", "code", "last_attempt")
     if missing := [key for key in needed if not manifest.get(key)]:
