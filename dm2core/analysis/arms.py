@@ -49,6 +49,11 @@ class Arm:
     def mean(self) -> float:
         return float(np.mean([s.mean for s in self.samples])) if self.samples else self.level
 
+    @property
+    def teams(self) -> int:
+        """The most expert teams that a condition has; 0 if none learnt from demonstrations."""
+        return max((len({team for team, _ in keys if team}) for keys in self.run_keys), default=0)
+
     def values(self) -> aggregates.Floats:
         return np.concatenate([s.values for s in self.samples]) if self.samples else np.array([self.level])
 
@@ -81,13 +86,12 @@ def _arm(
             rows = rows[rows["seed"].isin(keep)]
         if rows.empty:
             return f"no run of {run} on {map_name}"
-        begun, rows = rows, rows[rows["open"] == 0]
-        if rows.empty:
-            planned = len(begun) + begun.groupby("demos")["open"].first().sum()
-            return f"{len(begun)} of {planned} planned runs of {run} on {map_name} are finished"
+        waiting = int(rows["open_of_any_team" if _any_team(run) else "open"].iloc[0])
+        if waiting:
+            return f"{len(rows)} of {len(rows) + waiting} planned runs of {run} on {map_name} are finished"
         if rows["final"].isna().any():
-            short = int(rows["last"].min())
-            return f"{run} on {map_name} ends at {short:,} env steps"
+            short = int(rows.loc[rows["final"].isna(), "last"].min())
+            return f"{run} on {map_name} ends at {short:,} env steps, or has no evaluation in the last tenth"
         if rows[metric].isna().any():
             return f"the demonstrators of {run} on {map_name} were not measured"
         samples.append(Sample.of(rows[metric].to_numpy(float), rows["team"].tolist(), rows["seed"].tolist()))
@@ -97,8 +101,14 @@ def _arm(
 
 def _rows(table: pd.DataFrame, map_name: str, run: str) -> pd.DataFrame:
     method, demos = split_run(run)
-    listed = table["demos"] if demos != of_any_team(demos) else table["demos"].map(of_any_team)
+    listed = table["demos"].map(of_any_team) if _any_team(run) else table["demos"]
     return table[(table["map"] == map_name) & (table["method"] == method) & (listed == demos)]
+
+
+def _any_team(run: str) -> bool:
+    """Whether the run stands for demonstrations of all teams, not of the one that it names."""
+    demos = split_run(run)[1]
+    return demos == of_any_team(demos)
 
 
 def pairs_of(
@@ -165,7 +175,7 @@ def iqm_of(
     return np.mean(differences, axis=0), np.mean(improvements, axis=0)
 
 
-def p_value(pairs: Sequence[tuple[Arm, Arm]], rng: np.random.Generator) -> tuple[float, float]:
+def permuted(pairs: Sequence[tuple[Arm, Arm]], rng: np.random.Generator) -> tuple[float, float]:
     """Permutation p and its Monte Carlo error; nan against levels, where there is nothing to exchange."""
     if all(b.samples for _, b in pairs):
         sides = [[(arm.values(), arm.weights(0, rng)[0]) for arm in pair] for pair in pairs]

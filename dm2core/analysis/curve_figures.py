@@ -136,7 +136,11 @@ def paper_curves(config: Config, figure: str, folder: Path) -> pd.DataFrame | No
     table = pd.read_csv(folder / PAPER_FILES[figure]).replace({"map": PAPER_MAPS})
     parts = []
     for panel in config.figures[figure]:
+        shown: set[str] = set()
         for run, theirs in panel.curves.items():
+            if theirs in shown:  # it is of no team of ours: once, under the first of several teams
+                continue
+            shown.add(theirs)
             chosen = table[(table["map"] == panel.map) & (table["condition"] == theirs)]
             parts.append(chosen.assign(condition=run)[["map", "condition", "env_steps", "win_rate"]])
     return pd.concat(parts, ignore_index=True)

@@ -50,7 +50,8 @@ def verdict_block(judged: pd.DataFrame) -> str:
 
 def _runs(row: pd.Series) -> str:
     runs = f"{row['runs_a']:.0f} and {row['runs_b']:.0f}" if row["runs_b"] else f"{row['runs_a']:.0f}"
-    return f"{runs} ({row['teams_a']:.0f})"
+    teams = [f"{row[name]:.0f}" for name in ("teams_a", "teams_b") if row[name]]
+    return f"{runs} ({' and '.join(teams)})" if teams else runs
 
 
 def conditions_block(

@@ -6,16 +6,25 @@ import json
 from dataclasses import astuple
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dm2core.analysis.grid import all_cells, unjudged_cells
-from dm2core.analysis.scores import card_greedy_win_rates, card_win_rates, read_json, read_metrics
+from dm2core.analysis.scores import (
+    card_greedy_win_rates,
+    card_win_rates,
+    check_digest,
+    read_json,
+    read_metrics,
+)
 from dm2core.config import Config
 from dm2core.errors import DataError
 
 COLUMNS = ["map", "method", "demos", "team", "seed", "env_steps", "win_rate"]
 DEMONSTRATORS = ["demonstrator_win_rate", "demonstrator_win_rate_greedy"]  # as they played, and greedy
 CELL = ["map", "method", "demos", "seed"]
+NOT_ALIKE = ("seed", "compute")  # what the runs of a condition may differ in
+EVALUATION = ("env", "eval_seed", "eval_episodes", "eval_every", "env_steps")  # and those of a map not
 
 
 def planned_runs(config: Config) -> pd.DataFrame:
@@ -23,6 +32,13 @@ def planned_runs(config: Config) -> pd.DataFrame:
     apart = set(unjudged_cells(config))
     rows = [(*astuple(cell), cell not in apart) for cell in all_cells(config)]
     return pd.DataFrame(rows, columns=[*CELL, "judged"])
+
+
+def check_planned(config: Config) -> None:
+    """DataError if a planned cell is finished, but was made under another configuration."""
+    for cell in all_cells(config):
+        if (Path(config.results) / "cells" / cell.path / "manifest.json").is_file():
+            check_digest(config, cell)
 
 
 def judged_runs(runs: pd.DataFrame, planned: pd.DataFrame) -> pd.Series:
@@ -34,8 +50,9 @@ def judged_runs(runs: pd.DataFrame, planned: pd.DataFrame) -> pd.Series:
 def read_runs(results: Path) -> pd.DataFrame:
     """[COLUMNS, other eval metrics, both DEMONSTRATORS] of cells/*/*/*/seed*/ that have a manifest.
 
-    `team` names the experts on the demonstrations' card, "" without demonstrations. DataError if there is no cell,
-    or if the seeds of a condition were made under different configurations.
+    `team` names the experts on the demonstrations' card, "" without demonstrations. DataError if there is no cell, if
+    the seeds of a condition were made under different configurations or the runs of a map evaluated differently, or
+    if evaluations are missing, twice there, or no numbers.
     """
     return _read(results, "eval/")
 
@@ -53,21 +70,26 @@ def _read(results: Path, prefix: str, begin: str = "") -> pd.DataFrame:
     """A column per metric of `prefix` whose name begins so."""
     parts = []
     made: dict[tuple[str, ...], str] = {}
+    evaluated: dict[str, tuple[object, ...]] = {}
     for manifest in sorted((results / "cells").glob("*/*/*/seed*/manifest.json")):
         folder = manifest.parent
         map_name, method, demos, seed = folder.relative_to(results / "cells").parts
         name = "/".join((map_name, method, demos, seed))
-        if made.setdefault((map_name, method, demos), _made_with(manifest, name)) != _made_with(
-            manifest, name
-        ):
+        config = read_json(manifest, f"cell {name}").get("config") or {}
+        like = json.dumps({k: v for k, v in config.items() if k not in NOT_ALIKE}, sort_keys=True)
+        if made.setdefault((map_name, method, demos), like) != like:
             raise DataError(
                 f"cell {name}: made under another configuration than the other seeds of its condition; rerun it"
             )
+        by = tuple(config.get(key) for key in EVALUATION)
+        if evaluated.setdefault(map_name, by) != by:
+            raise DataError(
+                f"cell {name}: evaluated otherwise than other runs on {map_name} ({', '.join(EVALUATION)}); rerun it"
+            )
         rows = read_metrics(folder / "metrics.parquet", name)
+        _check_metrics(rows, name, config.get("eval_every"))
         rows = rows[rows["key"].str.startswith(prefix + begin)]
-        wide = rows.pivot_table(
-            index="env_steps", columns="key", values="value", aggfunc="last"
-        ).reset_index()
+        wide = rows.pivot(index="env_steps", columns="key", values="value").reset_index()
         wide.columns = [str(name).removeprefix(prefix) for name in wide.columns]
         team, *against = _demonstrators(results, map_name, demos)
         parts.append(
@@ -100,10 +122,24 @@ def files_of_runs(results: Path) -> list[Path]:
     ]
 
 
-def _made_with(manifest: Path, name: str) -> str:
-    """The cell's configuration without its seed, and without where it was computed."""
-    config = read_json(manifest, f"cell {name}").get("config") or {}
-    return json.dumps({k: v for k, v in config.items() if k not in ("seed", "compute")}, sort_keys=True)
+def _check_metrics(rows: pd.DataFrame, name: str, eval_every: int | None) -> None:
+    """DataError unless every metric stands once, and evaluations from the start on as often as they were made."""
+    twice = rows[rows.duplicated(["env_steps", "key"])]
+    if not twice.empty:
+        one = twice.iloc[0]
+        raise DataError(f"cell {name}: {one['key']} stands twice at {one['env_steps']:,} env steps; rerun it")
+    evaluations = rows[rows["key"].str.startswith("eval/")]
+    if evaluations["value"].isna().any():
+        one = evaluations[evaluations["value"].isna()].iloc[0]
+        raise DataError(f"cell {name}: {one['key']} is no number at {one['env_steps']:,} env steps; rerun it")
+    if eval_every is None or evaluations.empty:
+        return
+    # An evaluation follows the first iteration that ends at or after each multiple of eval_every.
+    iteration = np.diff(np.unique(rows["env_steps"]), prepend=0).max()
+    steps = np.unique(evaluations["env_steps"])
+    longest = np.diff(steps).max(initial=0)
+    if steps[0] > 0 or longest > eval_every + iteration:
+        raise DataError(f"cell {name}: evaluations are missing from its metrics; rerun it")
 
 
 def _demonstrators(results: Path, map_name: str, demos: str) -> tuple[str, float, float]:

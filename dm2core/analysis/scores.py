@@ -58,6 +58,22 @@ def files_of(config: Config, chosen: Iterable[Cell]) -> list[Path]:
 
 def load_cell(config: Config, cell: Cell) -> pd.DataFrame:
     """One cell's win rates, if its manifest carries the digest that this configuration asks for."""
+    check_digest(config, cell)
+    rows = read_metrics(Path(config.results) / "cells" / cell.path / "metrics.parquet", cell.path)
+    rows = rows.loc[rows["key"] == WIN_RATE, ["env_steps", "value"]].rename(columns={"value": "win_rate"})
+    if rows.empty:
+        raise ResultsError(f"cell {cell.path}: no {WIN_RATE} in its metrics; the cell was not finished")
+    return rows.sort_values("env_steps", kind="stable").assign(
+        map=cell.map_name,
+        condition=condition(cell.method, cell.demos),
+        method=cell.method,
+        demos=cell.demos,
+        seed=cell.seed,
+    )
+
+
+def check_digest(config: Config, cell: Cell) -> None:
+    """ResultsError unless a finished cell's manifest carries the digest that this configuration asks for."""
     folder = Path(config.results) / "cells" / cell.path
     manifest = read_json(folder / "manifest.json", f"cell {cell.path}")
     expected = cell_config(
@@ -74,17 +90,6 @@ def load_cell(config: Config, cell: Cell) -> pd.DataFrame:
             f"cell {cell.path}: made under another configuration, digest {str(manifest.get('digest'))[:12]} "
             f"instead of {expected[:12]}; rerun it: snakemake --forcerun {folder.as_posix()}/metrics.parquet"
         )
-    rows = read_metrics(folder / "metrics.parquet", cell.path)
-    rows = rows.loc[rows["key"] == WIN_RATE, ["env_steps", "value"]].rename(columns={"value": "win_rate"})
-    if rows.empty:
-        raise ResultsError(f"cell {cell.path}: no {WIN_RATE} in its metrics; the cell was not finished")
-    return rows.sort_values("env_steps", kind="stable").assign(
-        map=cell.map_name,
-        condition=condition(cell.method, cell.demos),
-        method=cell.method,
-        demos=cell.demos,
-        seed=cell.seed,
-    )
 
 
 def demos_sha256(config: Config, cell: Cell) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from dm2core.analysis.arms import (
+    Arm,
+    estimate_of,
     iqm_of,
     judge_pairs,
     outcome_of,
-    p_value,
     pairs_of,
+    permuted,
     terms_of,
 )
 from dm2core.analysis.claims import Claim, Claims, Contrast
@@ -22,9 +24,10 @@ from dm2core.analysis.readings import Reading, readings
 from dm2core.analysis.run_table import CELL
 from dm2core.analysis.stats import aggregates
 from dm2core.analysis.stats.curve import area, early, final, steps_to
-from dm2core.analysis.stats.intervals import RESAMPLES, draws, estimate, expanded_tail
+from dm2core.analysis.stats.intervals import RESAMPLES, draws, expanded_tail, p_value
 from dm2core.analysis.stats.permutation import holm
 from dm2core.analysis.stats.power import required_units, units
+from dm2core.config import of_any_team
 from dm2core.errors import DataError
 from dm2core.rng import stream
 
@@ -128,17 +131,19 @@ class Row:
     improvement: float = np.nan  # P(a run of A beats a run of B)
     improvement_low: float = np.nan
     improvement_high: float = np.nan
-    p: float = np.nan
-    p_error: float = np.nan
+    p: float = np.nan  # of the interval's model
     p_holm: float = np.nan
+    p_permutation: float = np.nan  # as if runs of different teams were alike
+    p_permutation_error: float = np.nan
     runs_a: int = 0
     runs_b: int = 0
-    teams_a: int = 0
+    teams_a: int = 0  # expert teams, or groups of teams; the most that a condition of the arm has
     teams_b: int = 0
     runs_per_team: str = ""  # smallest..largest
-    units: str = ""  # what `needed` counts
-    needed: float = np.nan  # units per condition at which an inconclusive contrast would be decided
-    more: float = np.nan
+    needed: float = (
+        np.nan
+    )  # teams or runs of each condition at which an inconclusive contrast would be decided
+    more: str = ""  # how many that is beyond what was run, by arm
     flips: str = ""  # other readings of the same runs that give another outcome, as `Reading` writes them
 
 
@@ -147,6 +152,20 @@ def _quantiles(drawn: aggregates.Floats, tail: float) -> tuple[float, float]:
     if not np.isfinite(tail):
         return -np.inf, np.inf
     return float(np.quantile(drawn, tail)), float(np.quantile(drawn, 1.0 - tail))
+
+
+def further(arms: Mapping[int, Sequence[Arm]], needed: int) -> str:
+    """`8 teams in A, 6 runs in B`: what each arm's smallest sample lacks; one unit at least."""
+    parts = []
+    for side, name in ((0, "A"), (1, "B")):
+        samples = [s for arm in arms[side] for s in arm.samples]
+        if samples:
+            fewest = min(samples, key=lambda s: units(s)[0])
+            count = max(needed - units(fewest)[0], 1)
+            parts.append((f"{count} {'team' if fewest.n_teams > 1 else 'run'}{'s' * (count > 1)}", name))
+    if len({text for text, _ in parts}) == 1 and len(parts) == 2:
+        return f"{parts[0][0]} in each"
+    return ", ".join(f"{text} in {name}" for text, name in parts)
 
 
 def judge(
@@ -179,8 +198,9 @@ def judge(
     tail = expanded_tail(terms_of(pairs), draws(terms_of(pairs), RESAMPLES, rng))
     iqm_low, iqm_high = _quantiles(iqms, tail)
     improvement_low, improvement_high = _quantiles(improvements, tail)
-    p, p_error = p_value(pairs, rng)
+    p_permutation, p_permutation_error = permuted(pairs, rng)
     terms = terms_of(pairs)
+    _, shift = estimate_of(pairs)
     arms = {side: [pair[side] for pair in pairs] for side in (0, 1)}
     per_team = [int(n) for t in terms for n in np.bincount(t.sample.teams)]
     needed = None
@@ -189,9 +209,8 @@ def judge(
             terms,
             claim.smallest_effect,
             equivalence=claim.direction == "equal",
-            shift=value - estimate(terms),
+            shift=shift,
         )
-    fewest = min(units(t.sample)[0] for t in terms)
     rng = stream(0, f"verdict/flips/{claim.id}/{contrasts[0].map}/{len(contrasts)}")
     others = [
         Reading("IQM", outcome_of(claim, iqm, iqm_low, iqm_high), iqm, iqm_low, iqm_high),
@@ -211,16 +230,16 @@ def judge(
         improvement=improvement,
         improvement_low=improvement_low,
         improvement_high=improvement_high,
-        p=p,
-        p_error=p_error,
+        p=p_value(terms, shift),
+        p_permutation=p_permutation,
+        p_permutation_error=p_permutation_error,
         runs_a=sum(len(s.values) for arm in arms[0] for s in arm.samples),
         runs_b=sum(len(s.values) for arm in arms[1] for s in arm.samples),
-        teams_a=max((s.n_teams for arm in arms[0] for s in arm.samples), default=0),
-        teams_b=max((s.n_teams for arm in arms[1] for s in arm.samples), default=0),
+        teams_a=max(arm.teams for arm in arms[0]),
+        teams_b=max(arm.teams for arm in arms[1]),
         runs_per_team=f"{min(per_team)}..{max(per_team)}",
-        units="teams" if any(t.sample.n_teams > 1 for t in terms) else "runs",
         needed=np.nan if needed is None else needed,
-        more=np.nan if needed is None else max(needed - fewest, 1),
+        more="" if needed is None else further(arms, needed),
         flips="; ".join(str(reading) for reading in others if reading.outcome != word),
     )
 
@@ -245,9 +264,16 @@ def verdict(
     nothing = pd.DataFrame(columns=CELL)
     waiting = {} if planned is None else open_runs(table, planned, nothing if failed is None else failed)
 
+    pooled = Counter[tuple[object, ...]]()
+    for (*where, demos), count in waiting.items():
+        pooled[*where, of_any_team(str(demos))] += count
+
     def with_open(numbers: pd.DataFrame) -> pd.DataFrame:
-        conditions = numbers[CELL[:3]].itertuples(index=False, name=None)
-        return numbers.assign(open=[waiting.get(condition, 0) for condition in conditions])
+        sets = list(numbers[CELL[:3]].itertuples(index=False, name=None))
+        return numbers.assign(
+            open=[waiting.get(one, 0) for one in sets],
+            open_of_any_team=[pooled[*one[:2], of_any_team(str(one[2]))] for one in sets],
+        )
 
     table = with_open(table)
     learnt = None if training is None or training.empty else with_open(summarise(training, claims))

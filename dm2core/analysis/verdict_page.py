@@ -18,7 +18,8 @@ REACH = (
 GAME_REACH = "Cells were trained and evaluated in StarCraft II itself, through SMAC."
 RULE = (
     "Outcomes follow the rules in claims/claims.yaml. Intervals are nominal 95 %; docs/statistics.md gives their "
-    "measured coverage. p is a permutation test, corrected by Holm over all contrasts."
+    "measured coverage. p is the interval's: below 0.05 where that leaves out 0; corrected by Holm over all contrasts, "
+    "and those of several maps over each other. The permutation p counts runs as if teams were alike."
 )
 
 
@@ -53,12 +54,13 @@ def page(
                 "runs (teams)",
                 "P(A > B)",
                 "p (Holm)",
+                "permutation p",
                 "outcome",
             ],
             [_claim_row(row) for _, row in judged[judged["metric"] != "theory"].iterrows()],
         ),
         "## How firm",
-        "Inconclusive contrasts with the number of further units per condition that would decide them at this spread, "
+        "Inconclusive contrasts with the number of further teams or runs that would decide them at this spread, "
         "and every reading of the same runs under which the outcome would be another one.",
         _table(
             ["claim", "map", "IQM difference [95 %]", "more needed", "other readings"], _firm_rows(judged)
@@ -91,6 +93,7 @@ def _claim_row(row: pd.Series) -> list[str]:
         f"{row['runs_a']:.0f}, {row['runs_b']:.0f}{teams}" if tested else "",
         _improvement(row) if tested else "",
         f"{row['p']:.3g} ({row['p_holm']:.3g})" if tested and math.isfinite(row["p"]) else "",
+        f"{row['p_permutation']:.3g}" if tested and math.isfinite(row["p_permutation"]) else "",
         outcome,
     ]
 
@@ -102,7 +105,7 @@ def _improvement(row: pd.Series) -> str:
 def _firm_rows(judged: pd.DataFrame) -> list[list[str]]:
     rows = []
     for _, row in judged[(judged["metric"] != "theory") & (judged["outcome"] != "not tested")].iterrows():
-        more = f"{row['more']:.0f} {row['units']}" if math.isfinite(row["more"]) else ""
+        more = _text(row["more"])
         if row["outcome"] == "inconclusive" and not more:
             more = "more than 1,000, or unknown with one run"
         iqm = f"{_signed(row['iqm_difference'])} [{_signed(row['iqm_low'])}, {_signed(row['iqm_high'])}]"

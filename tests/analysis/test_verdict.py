@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
 from dm2core.analysis.arms import OUTCOMES, outcome
 from dm2core.analysis.claims import Claims, load_claims
@@ -86,7 +87,8 @@ def test_true_claim_is_replicated_and_its_numbers_are_the_tables() -> None:
     assert row["outcome"] == "replicated"
     assert row["difference"] == pytest.approx(table["dm2"] - table["ippo"])
     assert row["low"] < row["difference"] < row["high"]
-    assert row["improvement"] == 1.0 and row["p"] == pytest.approx(2 / 184_756)
+    assert row["improvement"] == 1.0 and row["p_permutation"] == pytest.approx(2 / 184_756)
+    assert row["p"] < 1e-6 and row["p_holm"] == row["p"]  # a family of one
     assert row["flips"] == ""
 
 
@@ -102,8 +104,7 @@ def test_opposite_truth_is_reversed_and_below_turns_it_round() -> None:
 def test_few_wide_runs_are_inconclusive_and_name_how_many_more() -> None:
     row = judged(campaign(0.15, n=3, sd=0.2))
     assert row["outcome"] == "inconclusive"
-    assert row["more"] == row["needed"] - 3 > 0
-    assert row["units"] == "runs"
+    assert row["needed"] > 4 and row["more"] == f"{row['needed'] - 3:.0f} runs in each"
 
 
 def test_teams_that_differ_make_a_difference_uncertain() -> None:
@@ -111,7 +112,22 @@ def test_teams_that_differ_make_a_difference_uncertain() -> None:
     with_teams = judged(runs)
     ignored = judged(runs.assign(team="", seed=runs["seed"].astype(str) + runs["team"]))
     assert with_teams["high"] - with_teams["low"] > 2 * (ignored["high"] - ignored["low"])
-    assert (with_teams["teams_a"], with_teams["units"]) == (3, "teams")
+    assert (with_teams["teams_a"], with_teams["teams_b"]) == (3, 0)
+    assert with_teams["outcome"] == "inconclusive"
+    teams = with_teams["needed"] - 3
+    assert with_teams["more"] == f"{teams:.0f} teams in A, {max(with_teams['needed'] - 10, 1):.0f} runs in B"
+
+
+def test_p_is_the_intervals_so_that_teams_that_differ_make_it_large() -> None:
+    runs = campaign(0.3, n=5, teams=3, sd=0.02)
+    runs["win_rate"] = runs["win_rate"].mask(runs["team"] == "t1", 0.7 * runs["win_rate"])
+    row = judged(runs)
+    assert row["p_permutation"] < 0.05 < row["p"]
+    assert (row["low"] < 0 < row["high"]) == (row["p"] > 0.05)
+    contrast = {"map": "3m", "a": [f"dm2@{SET}"], "b": {"level": 0.5}}
+    against = judged(campaign(0.3, n=5), contrasts=[contrast])
+    ends = summarise(campaign(0.3, n=5), claim()).query("method == 'dm2'")["final"]
+    assert against["p"] == pytest.approx(ttest_1samp(ends, 0.5).pvalue) and np.isnan(against["p_permutation"])
 
 
 def test_sets_of_several_first_teams_are_one_condition_and_each_is_planned_for_itself() -> None:
@@ -123,11 +139,12 @@ def test_sets_of_several_first_teams_are_one_condition_and_each_is_planned_for_i
     only = claim(contrasts=[{"map": "3m", "a": [f"dm2@{SET}-t2"], "b": ["ippo"]}])
     ends = one[one["env_steps"] > 0.9 * BUDGET].groupby("seed")["win_rate"].mean()
     assert verdict(apart, only).iloc[0]["a"] == pytest.approx(ends.mean())
-    part = verdict(apart[~((apart["demos"] == f"{SET}-t2") & (apart["seed"] == 1))], claim(), planned=planned)
-    assert (part.iloc[0]["runs_a"], part.iloc[0]["teams_a"]) == (
-        3,
-        1,
-    )  # the second team's runs wait for the last one
+    second = apart["demos"] == f"{SET}-t2"
+    for left, done in ((apart[~(second & (apart["seed"] == 1))], 5), (apart[~second], 3)):
+        part = verdict(left, claim(), planned=planned).iloc[0]
+        assert part["outcome"] == "not tested"  # the first team's runs wait for the second's
+        assert part["reason"] == f"{done} of 6 planned runs of dm2@{SET} on 3m are finished"
+        assert verdict(left, only, planned=planned).iloc[0]["outcome"] == "not tested"
 
 
 def test_margin_is_against_the_runs_own_demonstrators() -> None:
@@ -269,10 +286,24 @@ def test_exports_hold_every_run(tmp_path: Path) -> None:
 def test_marl_eval_runs_are_of_one_length() -> None:
     runs = campaign(0.1, n=2)
     short = runs[~((runs["method"] == "ippo") & (runs["seed"] == 0) & (runs["env_steps"] > 700))]
-    lengths = {
-        len(run) for runs in marl_eval(short)["smac_surrogate"]["3m"].values() for run in runs.values()
-    }
-    assert lengths == {15 + 1}
+    made = [run for runs in marl_eval(short)["smac_surrogate"]["3m"].values() for run in runs.values()]
+    assert {len(run) for run in made} == {15 + 1}
+    assert {run["step_14"]["step_count"] for run in made} == {700}
+
+
+def test_marl_eval_runs_are_read_at_the_same_env_steps() -> None:
+    seldom, often = (
+        pd.DataFrame({"env_steps": steps, "win_rate": np.array(steps) / 1000})
+        for steps in ([0, 300, 610, 900], [0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000])
+    )
+    runs = pd.concat([part.assign(seed=seed) for seed, part in enumerate((seldom, often))])
+    task = marl_eval(runs.assign(map="3m", method="ippo", demos="none", team=""))["smac_surrogate"]["3m"][
+        "ippo"
+    ]
+    for seed, values in (("seed_0", [0.0, 0.3, 0.3, 0.9]), ("seed_1", [0.0, 0.3, 0.6, 0.9])):
+        assert [task[seed][f"step_{k}"]["win_rate"] for k in range(4)] == [[v] for v in values]
+        assert [task[seed][f"step_{k}"]["step_count"] for k in range(4)] == [0, 300, 600, 900]
+        assert task[seed]["absolute_metrics"]["win_rate"] == [0.9]
 
 
 def write_cells(results: Path, runs: pd.DataFrame) -> None:
@@ -320,6 +351,40 @@ def test_seeds_of_different_configurations_are_refused(tmp_path: Path) -> None:
         read_runs(tmp_path)
 
 
+def test_runs_of_a_map_that_were_evaluated_otherwise_are_refused(tmp_path: Path) -> None:
+    write_cells(tmp_path, campaign(0.1, n=1))
+    cells = tmp_path / "cells" / "3m"
+    for method, demos, episodes in (("ippo", "none", 32), ("dm2", SET, 16)):
+        config = {"seed": 0, "lr": method, "eval_episodes": episodes}
+        (cells / method / demos / "seed0" / "manifest.json").write_text(json.dumps({"config": config}))
+    with pytest.raises(DataError, match=r"3m/ippo/none/seed0: evaluated otherwise than other runs on 3m"):
+        read_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: pd.concat([t, t.iloc[3:4]]), "eval/win_rate stands twice at 150 env steps"),
+        (lambda t: t.assign(value=t["value"].mask(t["env_steps"] == 150)), "is no number at 150 env steps"),
+        (lambda t: t.iloc[2:], "evaluations are missing"),
+        (lambda t: t[(t["env_steps"] == 0) | (t["env_steps"] == BUDGET)], "evaluations are missing"),
+    ],
+)
+def test_metrics_that_lack_evaluations_are_refused(tmp_path: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
+    write_cells(tmp_path, campaign(0.1, n=1))
+    folder = tmp_path / "cells" / "3m" / "ippo" / "none" / "seed0"
+    (folder / "manifest.json").write_text(json.dumps({"config": {"seed": 0, "eval_every": 50}}))
+    manifest = tmp_path / "cells" / "3m" / "dm2" / SET / "seed0" / "manifest.json"
+    manifest.write_text(json.dumps({"config": {"seed": 0, "eval_every": 50}}))
+    whole = pd.read_parquet(folder / "metrics.parquet")
+    iterations = whole.assign(key="train/policy_loss")
+    pd.concat([whole, iterations]).to_parquet(folder / "metrics.parquet")
+    assert len(read_runs(tmp_path)) == 2 * len(STEPS)
+    pd.concat([spoil(whole), iterations]).to_parquet(folder / "metrics.parquet")
+    with pytest.raises(DataError, match=f"3m/ippo/none/seed0: .*{message}"):
+        read_runs(tmp_path)
+
+
 def test_judge_writes_every_file(tmp_path: Path) -> None:
     results, out = tmp_path / "results", tmp_path / "out"
     write_cells(results, campaign(0.1, n=1))
@@ -353,7 +418,7 @@ def test_page_shows_outcome_and_further_runs() -> None:
     assert "6 planned, 6 finished, 0 failed" in text
     assert f"campaign.yaml, SHA-256 `{hashlib.sha256(file.read_bytes()).hexdigest()}`" in text
     assert "**inconclusive**" in text and "+0.250" in text
-    assert f"{table.iloc[0]['more']:.0f} runs" in text
+    assert table.iloc[0]["more"] and f"| {table.iloc[0]['more']} |" in text
     assert set(table["outcome"]) <= set(OUTCOMES)
 
 

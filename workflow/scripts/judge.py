@@ -17,6 +17,7 @@ from dm2core.analysis.output import write_csv, write_text
 from dm2core.analysis.paper_numbers import paper_differences
 from dm2core.analysis.run_table import (
     CELL,
+    check_planned,
     files_of_runs,
     judged_runs,
     planned_runs,
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         used = _inputs(args, results)
         job = Job("verdict", hash_file(args.config), used, seeds=config.seeds, scale=config.scale)
         transferred = transfers(args.transfer)
+        check_planned(config)
         planned = planned_runs(config)
         runs, training = (
             table[judged_runs(table, planned)] for table in (read_runs(results), read_training(results))

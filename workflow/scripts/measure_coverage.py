@@ -19,6 +19,7 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 RUNS = (3, 5, 10, 20)
 TEAMS = ((3, 5), (3, 10), (5, 5), (10, 5))  # expert teams, seeds with each
 RESAMPLES = 2_000
+Conditions = list[tuple[float, tuple[int, ...]]]
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
 # Final win rates of runs as they come: alike, a lucky half (3s_vs_4z), near the ceiling (3s_vs_3z).
@@ -86,6 +87,75 @@ def team_coverage(trials: int) -> str:
     return "\n".join(lines)
 
 
+# Pairs of arms that the verdict has and `SHAPES` has not, with the means of both.
+UNLIKE: dict[str, tuple[Draw, float, Draw, float]] = {
+    "one run in five learns, beside normal (mean 0.8, sd 0.16)": (
+        lambda rng, n: (rng.random(n) < 0.2).astype(float),
+        0.2,
+        lambda rng, n: rng.normal(0.8, 0.16, n),
+        0.8,
+    ),
+    "all near 0.97, beside one run in five that wins nothing": (
+        lambda rng, n: rng.normal(0.97, 0.02, n),
+        0.97,
+        lambda rng, n: np.where(rng.random(n) < 0.2, 0.0, rng.normal(0.97, 0.02, n)),
+        0.776,
+    ),
+}
+
+
+def unlike_coverage(trials: int) -> str:
+    """The chosen interval where the arms differ in shape: a row per pair and n."""
+    lines = ["| arms, runs | t |", "| --- | --- |"]
+    for name, (first, a, second, b) in UNLIKE.items():
+        for n in (5, 10):
+            rng = stream(0, f"unlike/{name}", n)
+            hits = 0
+            for _ in range(trials):
+                terms = [Term(1.0, Sample.of(first(rng, n))), Term(-1.0, Sample.of(second(rng, n)))]
+                low, high = interval(terms, rng)
+                hits += low <= a - b <= high
+            lines.append(f"| {name}, {n} and {n} | {100 * hits / trials:.1f} |")
+    return "\n".join(lines)
+
+
+def shared_coverage(trials: int) -> str:
+    """The chosen interval where conditions are of single teams, or share one: of a mean over all teams there could be,
+    and over the teams that there are.
+    """
+    designs: dict[str, tuple[Conditions, Conditions]] = {  # a condition's weight, and its teams
+        "3 teams, beside one other": ([(1.0, (0, 1, 2))], [(1.0, (3,))]),
+        "3 teams, beside the first of them": ([(1.0, (0, 1, 2))], [(1.0, (0,))]),
+        "3 teams and the first of them again, beside two conditions without": (
+            [(0.5, (0, 1, 2)), (0.5, (0,))],
+            [(0.5, ()), (0.5, ())],
+        ),
+        "3 teams and the first of them again, beside two conditions of one other": (
+            [(0.5, (0, 1, 2)), (0.5, (0,))],
+            [(0.5, (3,)), (0.5, (3,))],
+        ),
+    }
+    lines = ["| conditions, 5 seeds with each team | of all teams | of these teams |", "| --- | --- | --- |"]
+    for name, (first, second) in designs.items():
+        rng = stream(0, f"shared/{name}", 5)
+        hits = [0, 0]
+        for _ in range(trials):
+            effect = rng.normal(0.0, 0.10, 4)
+            terms, truth = [], 0.0
+            for sign, arm in ((1.0, first), (-1.0, second)):
+                for weight, teams in arm:
+                    shift = effect[list(teams)] if teams else np.zeros(1)
+                    values = np.repeat(shift, 5) + rng.normal(0.0, 0.10, 5 * len(shift))
+                    names = np.repeat(np.arange(len(shift)), 5).tolist()
+                    terms.append(Term(sign * weight, Sample.of(values, names, list(range(5)) * len(shift))))
+                    truth += sign * weight * float(shift.mean())
+            low, high = interval(terms, rng)
+            hits[0] += low <= 0.0 <= high
+            hits[1] += low <= truth <= high
+        lines.append(f"| {name} | {' | '.join(f'{100 * hit / trials:.1f}' for hit in hits)} |")
+    return "\n".join(lines)
+
+
 def decisions(trials: int) -> str:
     """Outcomes of a `difference` with smallest effect 0.10, normal runs of sd 0.12, by true effect and n."""
     names = [name for name in OUTCOMES if name != "not tested"]
@@ -124,6 +194,15 @@ Coverage of nominal 95 % intervals of a difference, one expert team:
 The same, several expert teams against one condition without (sd 0.10 between teams, 0.10 between seeds):
 
 {team_coverage(args.trials)}
+
+The t interval where the two arms are unlike each other, one expert team:
+
+{unlike_coverage(args.trials)}
+
+The t interval where an arm has a single team, or a team stands in several conditions (sd as before), as a statement
+about all teams that there could be, and about those that there are:
+
+{shared_coverage(args.trials)}
 
 Outcomes of the rule `above`, smallest effect 0.10, sd 0.12 between runs:
 

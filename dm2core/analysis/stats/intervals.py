@@ -86,6 +86,20 @@ def interval(
     return float(low), float(high)
 
 
+def p_value(terms: Sequence[Term], shift: float = 0.0) -> float:
+    """Two-sided p of the contrast plus `shift`: one minus the level at which its t interval just reaches 0.
+
+    nan where a sample is a single run; where nothing varies, 1 for a contrast of 0 and 0 for any other.
+    """
+    value = estimate(terms) + shift
+    v, df = variance(terms)
+    if not np.isfinite(v):
+        return float("nan")
+    if v == 0.0:
+        return float(value == 0.0)
+    return float(2.0 * stats.t.sf(abs(value) / v**0.5, df))
+
+
 def expanded_tail(terms: Sequence[Term], drawn: Floats, level: float = 0.95) -> float:
     """Lower quantile level at which the resampled contrasts `drawn` [R] reach as far as the t interval.
 
