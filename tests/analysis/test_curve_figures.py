@@ -62,6 +62,17 @@ def test_the_papers_curves_stand_beside_ours_at_its_own_scale_only() -> None:
                 assert (len(found) >= 39) == bool(theirs), (name, panel.map, run)
 
 
+def test_a_curve_of_the_paper_stands_under_the_first_of_several_teams() -> None:
+    made = config("campaign")
+    beside = paper_curves(made, "core", ROOT / "resources" / "paper_curves")
+    assert beside is not None
+    shown = {(m, run) for m, run in beside[["map", "condition"]].itertuples(index=False)}
+    sets = [(panel.map, run) for panel in made.figures["core"] for run in panel.curves if "dm2@ippo" in run]
+    assert len(sets) == 6 and {one for one in sets if one in shown} == {
+        one for one in sets if "-t" not in one[1]
+    }
+
+
 def test_area_and_last_fifth() -> None:
     data = summary(scores({"ippo": 0.5}))
     assert data["area"].tolist() == pytest.approx([0.26, 0.27])

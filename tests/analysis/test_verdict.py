@@ -14,9 +14,11 @@ from scipy.stats import ttest_1samp
 from dm2core.analysis.arms import OUTCOMES, outcome
 from dm2core.analysis.claims import Claims, load_claims
 from dm2core.analysis.export import marl_eval, write_tidy
-from dm2core.analysis.run_table import CELL, DEMONSTRATORS, read_runs, read_training
+from dm2core.analysis.grid import all_cells
+from dm2core.analysis.run_table import CELL, DEMONSTRATORS, check_planned, read_runs, read_training
 from dm2core.analysis.verdict import summarise, verdict
 from dm2core.analysis.verdict_page import other_outcomes, page
+from dm2core.config import cell_config, load_config
 from dm2core.errors import DataError
 from dm2core.rng import stream
 from workflow.scripts import judge, measure_coverage
@@ -409,6 +411,20 @@ def test_judge_writes_every_file(tmp_path: Path) -> None:
     rows = pd.read_csv(out / "verdict.csv")
     assert set(rows["claim"]) == {item.id for c in [load_claims(claims)] for item in [*c.claims, *c.theory]}
     assert set(rows["outcome"]) == {"not tested"}
+
+
+def test_planned_cells_of_another_configuration_are_refused(tmp_path: Path) -> None:
+    config = load_config(ROOT / "config" / "config.yaml", {"results": str(tmp_path)})
+    check_planned(config)  # none is finished
+    cell = next(cell for cell in all_cells(config) if cell.demos == "none")
+    manifest = tmp_path / "cells" / cell.path / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    made = cell_config(config, map_name=cell.map_name, method=cell.method, seed=cell.seed, demos="none")
+    manifest.write_text(json.dumps({"digest": made.digest()}))
+    check_planned(config)
+    manifest.write_text(json.dumps({"digest": "0" * 64}))
+    with pytest.raises(DataError, match=f"{cell.path}: made under another configuration"):
+        check_planned(config)
 
 
 def test_page_shows_outcome_and_further_runs() -> None:
