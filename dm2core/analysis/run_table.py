@@ -14,6 +14,7 @@ from dm2core.analysis.scores import (
     card_greedy_win_rates,
     card_win_rates,
     check_digest,
+    demos_sha256,
     read_json,
     read_metrics,
 )
@@ -36,9 +37,12 @@ def planned_runs(config: Config) -> pd.DataFrame:
 
 def check_planned(config: Config) -> None:
     """DataError if a planned cell is finished, but was made under another configuration."""
+    sets: dict[tuple[str, str], str] = {}  # each is hashed once
     for cell in all_cells(config):
         if (Path(config.results) / "cells" / cell.path / "manifest.json").is_file():
-            check_digest(config, cell)
+            if (cell.map_name, cell.demos) not in sets:
+                sets[cell.map_name, cell.demos] = demos_sha256(config, cell)
+            check_digest(config, cell, sets[cell.map_name, cell.demos])
 
 
 def judged_runs(runs: pd.DataFrame, planned: pd.DataFrame) -> pd.Series:

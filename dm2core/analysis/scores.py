@@ -58,7 +58,7 @@ def files_of(config: Config, chosen: Iterable[Cell]) -> list[Path]:
 
 def load_cell(config: Config, cell: Cell) -> pd.DataFrame:
     """One cell's win rates, if its manifest carries the digest that this configuration asks for."""
-    check_digest(config, cell)
+    check_digest(config, cell, demos_sha256(config, cell))
     rows = read_metrics(Path(config.results) / "cells" / cell.path / "metrics.parquet", cell.path)
     rows = rows.loc[rows["key"] == WIN_RATE, ["env_steps", "value"]].rename(columns={"value": "win_rate"})
     if rows.empty:
@@ -72,8 +72,11 @@ def load_cell(config: Config, cell: Cell) -> pd.DataFrame:
     )
 
 
-def check_digest(config: Config, cell: Cell) -> None:
-    """ResultsError unless a finished cell's manifest carries the digest that this configuration asks for."""
+def check_digest(config: Config, cell: Cell, demos: str) -> None:
+    """ResultsError unless a finished cell's manifest carries the digest that this configuration asks for.
+
+    `demos`: the hash of its demonstrations, as `demos_sha256` gives it.
+    """
     folder = Path(config.results) / "cells" / cell.path
     manifest = read_json(folder / "manifest.json", f"cell {cell.path}")
     expected = cell_config(
@@ -82,7 +85,7 @@ def check_digest(config: Config, cell: Cell) -> None:
         method=cell.method,
         seed=cell.seed,
         demos=cell.demos,
-        demos_sha256=demos_sha256(config, cell),
+        demos_sha256=demos,
         packed=packed(config, cell.method),
     ).digest()
     if manifest.get("digest") != expected:
