@@ -140,9 +140,7 @@ class Row:
     teams_a: int = 0  # expert teams, or groups of teams; the most that a condition of the arm has
     teams_b: int = 0
     runs_per_team: str = ""  # smallest..largest
-    needed: float = (
-        np.nan
-    )  # teams or runs of each condition at which an inconclusive contrast would be decided
+    needed: float = np.nan  # teams or runs of each condition that would decide an inconclusive contrast
     more: str = ""  # how many that is beyond what was run, by arm
     flips: str = ""  # other readings of the same runs that give another outcome, as `Reading` writes them
 
