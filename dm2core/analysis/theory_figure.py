@@ -28,28 +28,40 @@ which the statement is true; a row that is not all true shows the number farthes
 
 What follows from it:
 
-- J, L and L_eps were never out of order, and no policy that was tried but the expert reached the maximum (T1, T2).
-- By turns, with the agent's share in the logarithm or with the logit of states and actions, every game ended at the
-  expert. With the reward as the appendix prints it (the expert's share in the logarithm) none did: there D = P(expert),
-  and the reward is highest where the agent is least like the expert.
-- With many small steps under discriminators that are renewed at every step, Assumption 1 and Corollary 2 hold in every
-  game. With one large step a turn they do not: on a ring where all must step on together, the best response to the
-  agent's optimal discriminator raises its imitation value every time, yet agents match less in some state, L_eps falls,
-  and most starts go round without end instead of reaching the expert. What fails is Assumption 1: a value weighted by
-  visits says nothing of a state that is rarely visited.
-- What is practised differs from what is proved. A discriminator of states alone reproduces the expert's states and
-  not its actions, most plainly where actions do not move the state.
-- The logit's gain of 0 in T8 rests on a nearly infinite penalty for leaving the expert's actions; it is no evidence
+- J, L and L_eps are in order on random policies and on all deterministic ones of two games, where every bound is
+  attained (T1). Corollary 1 holds with >=; with the printed > it fails where no agent matches anywhere, for then both
+  sides are 0. The expert alone reaches the maximum (T2), but only if every state is visited (Condition 1).
+- With small steps under discriminators that are renewed at every step, by turns, every game ends at the expert, with
+  the agent's share in the logarithm (T3) and with the logit of states and actions (T4). With the reward as the appendix
+  prints it (the expert's share in the logarithm) none does: there the reward is highest where the agent is least like
+  the expert, and Assumption 1 fails. With the agent's share it cannot: all that is paid is paid for the expert's
+  action.
+- The proof's weak step is another. Lemma 6 raises a value that weighs states by visits; Assumption 1 speaks of a state
+  in which the expected reward rose. Nothing says that it rises in every state, and it does not, on one ring even by
+  small steps. That an improvement raises L_eps, which the appendix concludes from the two, holds in every game by small
+  steps. By best responses it does not: on rings where all must step on together, three to four improvements in ten
+  lower L_eps. There even a single agent does not always arrive, so Condition 2 is broken and Theorem 2 promises
+  nothing; of two agents fewer arrive, of three fewer still.
+- What is practised differs from what is proved. A discriminator of states alone reproduces the expert's states and not
+  its actions, most plainly where actions do not move the state. All at once, every game ends at the expert by small
+  steps, too (T6); in the two matrix games, which have one state, one agent's imitation reward does not depend on what
+  the others do.
+- The expert is an equilibrium of the mixed game, as Theorem 3 says, with the reward taken at the expert: there it is
+  log 2 on the expert's actions, and 0 elsewhere by convention, for the discriminator has nothing to go by. The logit's
+  gain of 0 at other policies rests on a nearly infinite penalty for leaving the expert's actions; it is no evidence
   about practice, where discriminators are smooth.
-- The expert is an equilibrium of the mixed game, as Theorem 3 says, with the reward taken at the expert. The text reads
-  the converse into it (that converged policies are equilibria of the task); with three agents that is false:
+- The text reads the converse into Theorem 3 (that converged policies are equilibria of the task). That is false. For
+  two agents it holds of pure equilibria (dm2core/theory/equilibria.py says why) and not of mixed ones; for three it
+  fails for pure ones as well:
 
 {example}
 
-- Agents that see only their own part can each match their own demonstrations and still miss the team's (XOR), and
-  demonstrations from two teams may leave a residual that no joint policy removes (four tiles).
-- In the ablation's miniature the difference between concurrent and non-concurrent sets is zero by construction: an
-  agent's own actions are distributed alike in both, and discriminators see nothing else.
+- Agents that see only their own part can each match their own demonstrations and still miss the team's (XOR). The
+  paper's example of incompatible demonstrations, each of two agents shown itself on tile A, is incompatible by
+  Definition 1, and even without its actions no joint policy comes near.
+- In the ablation's miniature teams that learnt one convention teach it, from whichever team an agent's demonstrations
+  are; of two conventions, agents end with one each. Concurrency has no place in it: an agent's own actions are
+  distributed alike in both, and discriminators see nothing else.
 """
 
 
@@ -94,11 +106,11 @@ def page(table: pd.DataFrame, example: str) -> str:
     for kind in sorted(kinds.unique().tolist(), key=lambda kind: _order(kind.split("|")[0])):
         rows, parts = table[kinds == kind], kind.split("|")
         failing = rows[~rows["holds"]]
-        far = (failing["value"] - failing["expected"].astype(float)).abs()
+        far = (failing["value"] - failing["expected"].str.strip("<>= ").astype(float)).abs()
         said = f"{failing['value'].iloc[int(far.argmax())]:.3g}" if len(failing) else ""
         lines.append(f"| {' | '.join(parts)} | {len(rows)} | {int(rows['holds'].sum())} | {said} |")
     share = table.loc[
-        table["quantity"].str.startswith("share with an equilibrium"), ["game", "quantity", "value"]
+        table["quantity"].str.startswith("share with a pure equilibrium"), ["game", "quantity", "value"]
     ]
     text = [
         f"  {game}: {value:.1%}, 95 % interval [{said.split('[')[1]}."

@@ -19,7 +19,7 @@ def team_optimum(game: Game) -> Ints:
 
 
 def gap(game: Game, alpha: float, beta: float, rewards: list[Array]) -> float:
-    """How much the best deviator from the expert gains under alpha R_T + beta R_I: max over agents and states.
+    """How much value, from the start, the best deviator from the expert gains under alpha R_T + beta R_I.
 
     `rewards` [K] of [S, A] are the imitation rewards. 0 at an equilibrium.
     """
@@ -29,7 +29,7 @@ def gap(game: Game, alpha: float, beta: float, rewards: list[Array]) -> float:
         transition, team = facing(game, pi, i)
         reward = alpha * team + beta * rewards[i]
         own = (pi[i] * action_values(transition, reward, pi[i], game.gamma)).sum(1)
-        worst = max(worst, float((best_values(transition, reward, game.gamma) - own).max()))
+        worst = max(worst, float(game.start @ (best_values(transition, reward, game.gamma) - own)))
     return worst
 
 
@@ -64,17 +64,36 @@ def converse_fails(
     Returns: the expert is an equilibrium of R_T + beta R_I (Theorem 3); the pure equilibria of the mixed game that
     are none of R_T (the text reads into the theorem that there are none); the game. R_I is the optimal discriminator's
     reward at the expert: log 2 for the expert's action and 0 otherwise.
+
+    With two agents there are none. Where both leave the expert's actions, R_I pays either for going
+    back; who still does not loses R_T by it. Where one alone leaves them, R_T must be higher there than at the expert
+    by beta log 2, or that agent would go back; but the expert is an equilibrium of R_T.
     """
     team = rng.random((2,) * n_agents)
     of_task = pure_equilibria(np.stack([team] * n_agents))
     expert = sorted(of_task)[rng.integers(len(of_task))]
     game = matrix_game(f"team matrix game K={n_agents}", team, np.array(expert))
-    mixed = []
-    for i in range(n_agents):
-        matched = np.zeros(2)
-        matched[expert[i]] = np.log(2)
-        shape = [1] * n_agents
-        shape[i] = 2
-        mixed.append(team + beta * matched.reshape(shape))
-    of_mixed = pure_equilibria(np.stack(mixed))
+    of_mixed = pure_equilibria(np.stack([team + paid for paid in _imitation(team, expert, beta)]))
     return expert in of_mixed, of_mixed - of_task, game
+
+
+def _imitation(team: Array, expert: tuple[int, ...], beta: float) -> list[Array]:
+    """[K] of beta R_I at the expert, each shaped to be added to the team's reward."""
+    out = []
+    for i in range(team.ndim):
+        shape = [1] * team.ndim
+        shape[i] = len(team)
+        out.append(beta * np.log(2) * np.eye(len(team))[expert[i]].reshape(shape))
+    return out
+
+
+def interior_converse(beta: float) -> tuple[float, float, float]:
+    """Two agents are paid 1 for choosing the same of two actions; the expert is both choosing the first.
+
+    Returns: p, with which both choose the first action in the mixed game's interior equilibrium; what the best
+    deviation from it gains in the mixed game (0: it is an equilibrium), and in the task.
+    """
+    team, p = np.eye(2), (1 - beta * np.log(2)) / 2
+    own = np.array([p, 1 - p])
+    paid = team + _imitation(team, (0, 0), beta)[0]
+    return p, float((paid @ own).max() - own @ paid @ own), float((team @ own).max() - own @ team @ own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,8 +65,8 @@ def random_game(
     return Game(name, transition, rng.dirichlet(np.ones(n_states)), gamma, reward, expert, joint)
 
 
-def corridor(n_agents: int, n_states: int, uniform: float, gamma: float = 0.95) -> Game:
-    """One step on, round a ring, if all agents choose 1, else one step back: nearly periodic, hard to explore."""
+def ring(n_agents: int, n_states: int, uniform: float, gamma: float = 0.95) -> Game:
+    """One step on round the ring if all agents choose 1, else one step back: nearly periodic, hard to explore."""
     joint = joint_actions(n_agents, 2)
     transition = np.zeros((n_states, len(joint), n_states))
     for s in range(n_states):
@@ -76,7 +77,7 @@ def corridor(n_agents: int, n_states: int, uniform: float, gamma: float = 0.95) 
     start[0] = 1
     reward = np.repeat((np.arange(n_states) == n_states - 1).astype(float)[:, None], len(joint), axis=1)
     expert = np.ones((n_agents, n_states), dtype=np.int64)
-    return Game(f"corridor K={n_agents} S={n_states}", transition, start, gamma, reward, expert, joint)
+    return Game(f"ring K={n_agents} S={n_states}", transition, start, gamma, reward, expert, joint)
 
 
 def decoupled(rng: np.random.Generator, n_agents: int, n_states: int, n_actions: int) -> Game:
@@ -84,6 +85,23 @@ def decoupled(rng: np.random.Generator, n_agents: int, n_states: int, n_actions:
     game = random_game(rng, n_agents, n_states, n_actions, 0.3)
     transition = np.repeat(game.transition[:, :1], len(game.joint), axis=1)
     return Game("decoupled", transition, game.start, game.gamma, game.reward, game.expert, game.joint)
+
+
+def unreachable() -> Game:
+    """Two agents, three states, the last of which no policy ever visits: Condition 1 does not hold."""
+    joint = joint_actions(2, 2)
+    transition = np.zeros((3, 4, 3))
+    transition[:, :, :2] = 0.5
+    expert = np.zeros((2, 3), dtype=np.int64)
+    return Game(
+        "one state out of reach", transition, np.array([1.0, 0.0, 0.0]), 0.9, np.zeros((3, 4)), expert, joint
+    )
+
+
+def deterministic(game: Game) -> Iterator[Array]:
+    """Every deterministic joint policy [K, S, A]; there are A^(K S) of them."""
+    for actions in itertools.product(range(game.n_actions), repeat=game.n_agents * game.n_states):
+        yield np.eye(game.n_actions)[np.reshape(actions, (game.n_agents, game.n_states))]
 
 
 def matrix_game(name: str, reward: Array, expert: Ints, gamma: float = 0.0) -> Game:

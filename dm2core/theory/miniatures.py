@@ -40,22 +40,50 @@ def tiles(start: int) -> Game:
     return Game("four tiles", transition, first, 0.9, zero, np.zeros((2, len(pairs)), dtype=np.int64), joint)
 
 
-def tile_visits(game: Game, actions: tuple[int, int]) -> list[Array]:
-    """[agent] -> visitation [4] of the tiles when each agent always steps one way."""
+def at_a(game: Game, agent: int) -> Array:
+    """pi [2, S, 2]: a team whose `agent` comes to tile 0, the paper's "A", and stays, the other agent beside it.
+
+    From the first pair, agent 0 on A and agent 1 beside it, both step left for ever; or they change places first.
+    """
     pi = np.zeros((2, game.n_states, 2))
-    for i, a in enumerate(actions):
-        pi[i, :, a] = 1
+    pi[:, :, 0] = 1
+    if agent == 1:
+        pi[0, int(game.start.argmax())] = [0, 1]
+    return pi
+
+
+def own_tiles(game: Game, pi: Array) -> list[Array]:
+    """[agent] -> visitation [4] of the tiles."""
     rho = visitation(game, pi)
     pairs = [(p, q) for p in range(4) for q in range(4) if p != q]
     return [np.array([sum(rho[s] for s, pair in enumerate(pairs) if pair[i] == tile) for tile in range(4)])
             for i in range(2)]  # fmt: skip
 
 
+def shown(game: Game, teams: list[Array]) -> Array:
+    """[K, S, A] visitation of states and own actions that agent i is shown: that of `teams[i]`, a joint policy."""
+    return np.stack([visitation(game, team)[:, None] * team[i] for i, team in enumerate(teams)])
+
+
+def incompatibility(game: Game, wanted: Array) -> float:
+    """Largest total variation, over agents, to what they are shown [K, S, A]: 0 if that is compatible (Definition 1).
+
+    Of the only joint policy that could fit: where a state is visited, the shown actions give pi(a|s) of each agent, and
+    elsewhere nothing depends on it. All agents of a policy visit the same states, so they must be shown the same.
+    """
+    states = wanted.sum(2, keepdims=True)
+    uniform = np.full_like(wanted, 1 / game.n_actions)
+    pi = np.divide(wanted, states, out=uniform, where=states > 0)
+    got = shown(game, [pi] * game.n_agents)
+    return float(0.5 * np.abs(got - wanted).sum((1, 2)).max())
+
+
 def residual(game: Game, wanted: list[Array]) -> float:
     """The least sum of the agents' total variations to the wanted tile visitations, over all joint policies.
 
-    A linear programme over visitations of state and joint action; joint policies may even be correlated. 0 says that
-    the demonstrations are compatible (Definition 1).
+    A linear programme over visitations of state and joint action; joint policies may even be correlated, and actions
+    are not asked for. So more than 0 says that agents cannot even be where they are shown; 0 does not say that what
+    they are shown is compatible (Definition 1).
     """
     s, j = game.n_states, len(game.joint)
     pairs = [(p, q) for p in range(4) for q in range(4) if p != q]
@@ -86,18 +114,15 @@ def residual(game: Game, wanted: list[Array]) -> float:
 def two_conventions(rng: np.random.Generator) -> dict[str, float]:
     """The ablation in miniature: two agents, two equally good conventions; joint success after learning.
 
-    The team is paid 1 if both choose the same. Teams A and B play one convention each. A joint set shows both agents
-    team A; an independent one shows agent 0 team A and agent 1 team B. Concurrent or not changes which episodes of a
-    team an agent sees, not how its actions are distributed, so both are the same numbers here.
+    The team is paid 1 if both choose the same; a team that learns it plays one of the two. A joint set shows both
+    agents one team; an independent one shows them two teams, whose conventions may be the same or not. Concurrent or
+    not changes which episodes of a team an agent sees, not how its actions are distributed: it has no place here.
     """
     reward = np.array([[1.0, 0.0], [0.0, 1.0]])
-    shown = {
-        "joint-concurrent": (0, 0), "joint-nonconcurrent": (0, 0),
-        "indep-concurrent": (0, 1), "indep-nonconcurrent": (0, 1),
-    }  # fmt: skip
+    sets = {"joint": (0, 0), "indep, of one convention": (1, 1), "indep, of two conventions": (0, 1)}
     start = rng.dirichlet(np.ones(2), size=(2, 1))
     out = {}
-    for variant, expert in shown.items():
+    for variant, expert in sets.items():
         game = matrix_game(variant, reward, np.array(expert))
         pi = learn(game, start, "logit", turns=20, steps=5, task=1.0, matched=2.0).policy
         out[variant] = float((pi[0, 0] * pi[1, 0]).sum())

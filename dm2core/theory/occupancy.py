@@ -42,14 +42,21 @@ def action_values(transition: Array, reward: Array, own: Array, gamma: float) ->
     return out
 
 
-def best_values(transition: Array, reward: Array, gamma: float) -> Array:
-    """V [S] of the best policy there, by policy iteration."""
+def best_policy(transition: Array, reward: Array, gamma: float) -> Array:
+    """[S, A] zeros and ones: the best policy there, by policy iteration."""
     own = np.eye(reward.shape[1])[reward.argmax(1)]
     while True:
         q = action_values(transition, reward, own, gamma)
-        value: Array = (own * q).sum(1)
-        if (q.max(1) <= value + 1e-12).all():
-            return value
+        value = (own * q).sum(1)
         better = q.argmax(1)
-        keep = q[np.arange(len(q)), better] <= value + 1e-12
+        keep = q[np.arange(len(q)), better] <= value + 1e-12 * (1 + np.abs(value))
+        if keep.all():
+            return own
         own = np.where(keep[:, None], own, np.eye(reward.shape[1])[better])
+
+
+def best_values(transition: Array, reward: Array, gamma: float) -> Array:
+    """V [S] of the best policy there."""
+    own = best_policy(transition, reward, gamma)
+    out: Array = (own * action_values(transition, reward, own, gamma)).sum(1)
+    return out

@@ -9,33 +9,26 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 
-from dm2core.theory import bounds, equilibria, gail, miniatures
-from dm2core.theory.games import Game, corridor, random_game
+from dm2core.theory import equilibria, gail, miniatures, order, turns
+from dm2core.theory.games import Game, random_game, ring
 from dm2core.theory.occupancy import visitation
-from dm2core.theory.turns import (
-    COLUMNS,
-    Row,
-    t3_best_responses,
-    t3_t4_turns,
-    t5_decoupled,
-    t6_matrix_games,
-    t6_simultaneous,
-)
+from dm2core.theory.table import COLUMNS, Row
 
-TOLERANCE = 1e-10
-TURNS = 200  # of the figure
+TURNS = 200  # of the figure, and of the rings, which take longer than random games
+FEW_TURNS = 60
 BETAS = (0.1, 0.5, 1.0, 3.0)
+HARD = ring(2, 6, 0.02, 0.99), ring(3, 6, 0.02, 0.99)
 
 
 def games(rng: np.random.Generator, count: int) -> list[Game]:
-    """`count` random games of two and three agents in turn, and two rings."""
+    """`count` random games of two and three agents in turn, and four rings."""
     out = []
     for k in range(count):
         n_agents = 2 + k % 2
         sizes = int(rng.integers(3, 9)), int(rng.integers(2, 5 if n_agents == 2 else 4))
         made = random_game(rng, n_agents, *sizes, uniform=0.2)
         out.append(dataclasses.replace(made, name=f"{made.name} #{k + 1}"))
-    return [*out, corridor(2, 5, 0.05), corridor(3, 4, 0.05)]
+    return [*out, ring(2, 5, 0.05), ring(3, 4, 0.05), *HARD]
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -45,82 +38,30 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
-def t1_t2_bounds(rng: np.random.Generator, game: Game, policies: int) -> list[Row]:
-    """Lemma 4, Theorem 1, Corollary 1 on random policies; Lemma 5 and 7: nobody but the expert reaches the maximum."""
-    least = {"J - (K - 1)": np.inf, "K - J": np.inf, "J - L": np.inf, "L - L_eps": np.inf}
-    best = best_bound = -np.inf
-    for k in range(policies):
-        pi = gail.random_policy(rng, game)
-        if k % 2:  # near the expert, where the bounds are tight
-            pi = 0.95 * game.expert_policy() + 0.05 * pi
-        j, low, eps = bounds.objective(game, pi), bounds.lower(game, pi), bounds.lower_eps(game, pi)
-        for name, value in (
-            ("J - (K - 1)", j - game.n_agents + 1), ("K - J", game.n_agents - j), ("J - L", j - low),
-            ("L - L_eps", low - eps),
-        ):  # fmt: skip
-            least[name] = min(least[name], value)
-        best, best_bound = max(best, j), max(best_bound, eps)
-    place = {"J - (K - 1)": "Lemma 4", "K - J": "Lemma 4", "J - L": "Theorem 1", "L - L_eps": "Corollary 1"}
-    rows: list[Row] = [
-        ("T1", place[name], game.name, f"least {name}", value, ">= 0", value >= -TOLERANCE)
-        for name, value in least.items()
-    ]
-    top = bounds.objective(game, game.expert_policy())
-    rows.append(
-        (
-            "T2",
-            "Lemma 5",
-            game.name,
-            "J at the expert, less K",
-            top - game.n_agents,
-            "0",
-            abs(top - game.n_agents) < 1e-9,
-        )
-    )
-    rows.append(
-        (
-            "T2",
-            "Lemma 5",
-            game.name,
-            "best J elsewhere, less K",
-            best - game.n_agents,
-            "< 0",
-            best < game.n_agents,
-        )
-    )
-    maximum = game.visited() * game.n_states * game.n_agents
-    rows.append(
-        (
-            "T2",
-            "Lemma 7",
-            game.name,
-            "best L_eps elsewhere, less its maximum",
-            best_bound - maximum,
-            "< 0",
-            best_bound < maximum,
-        )
-    )
-    return rows
-
-
 def t7_local() -> list[Row]:
-    """What agents that see only their own part cannot know."""
+    """What agents that see only their own part cannot know, and demonstrations that no joint policy has."""
     own, team = miniatures.xor()
     strip = miniatures.tiles(0)
-    rights, lefts = miniatures.tile_visits(strip, (1, 1)), miniatures.tile_visits(strip, (0, 0))
-    one_team = miniatures.residual(strip, rights)
-    two_teams = miniatures.residual(strip, [rights[0], lefts[1]])
-    blind, place = "own observations suffice", "four tiles, {} demonstrations"
+    first, second = miniatures.at_a(strip, 0), miniatures.at_a(strip, 1)
+    blind = "own observations suffice"
     rows: list[Row] = [
         ("T7", blind, "XOR", "distance of each agent's own distribution", own, "0", own == 0),
         ("T7", blind, "XOR", "distance of the team's distribution", team, "0", team == 0),
     ]
-    for title, whose, left, fits in (
-        ("Definition 1: compatible", "one team's", one_team, one_team < 1e-9),
-        ("Definition 1: incompatible", "two teams'", two_teams, two_teams > 1e-3),
+    for title, whose, teams in (
+        ("Definition 1: compatible", "one team's", [first, first]),
+        ("Definition 1: incompatible", "two teams' (each agent on A)", [first, second]),
     ):
-        expected = "0" if whose == "one team's" else "> 0"
-        rows.append(("T7", title, place.format(whose), "least residual", left, expected, fits))
+        place = f"four tiles, {whose} demonstrations"
+        exact = miniatures.incompatibility(strip, miniatures.shown(strip, teams))
+        tiles = [miniatures.own_tiles(strip, pi)[i] for i, pi in enumerate(teams)]
+        least = miniatures.residual(strip, tiles)
+        for what, value in (
+            ("distance of states and own actions", exact),
+            ("least distance of own tiles", least),
+        ):
+            fits = value < 1e-9 if len({id(pi) for pi in teams}) == 1 else value > 1e-3
+            rows.append(("T7", title, place, what, value, "0" if teams[0] is teams[1] else "> 0", fits))
     return rows
 
 
@@ -129,23 +70,30 @@ def t8_equilibrium(rng: np.random.Generator, game: Game) -> list[Row]:
     game = dataclasses.replace(game, expert=equilibria.team_optimum(game))
     rows: list[Row] = []
     away = gail.random_policy(rng, game)
-    for form, place, pi, what in (
-        ("neglog_agent", "Theorem 3", game.expert_policy(), "at the expert"),
-        ("neglog_agent", "practice: reward of the current policies", away, "at random policies"),
-        ("logit", "practice: logit", away, "at random policies"),
-        ("state_logit", "practice: states only", away, "at random policies"),
+    for form, place, pi, what, sign in (
+        ("neglog_agent", "Theorem 3", game.expert_policy(), "at the expert", 1),
+        (
+            "neglog_agent",
+            "control: Theorem 3, imitation reward negated",
+            game.expert_policy(),
+            "at the expert",
+            -1,
+        ),
+        ("neglog_agent", "practice: reward of the current policies", away, "at random policies", 1),
+        ("logit", "practice: logit", away, "at random policies", 1),
+        ("state_logit", "practice: states only", away, "at random policies", 1),
     ):
         rewards = equilibria.rewards_at(game, pi, form)  # type: ignore[arg-type]
-        worst = max(equilibria.gap(game, 1.0, beta, rewards) for beta in BETAS)
-        rows.append(
-            ("T8", place, game.name, f"best deviation's gain, {form} {what}", worst, "0", worst < 1e-9)
-        )
+        worst = max(equilibria.gap(game, 1.0, sign * beta, rewards) for beta in BETAS)
+        said, expected = f"best deviation's gain, {form} {what}", "0" if sign > 0 else "> 0"
+        rows.append(("T8", place, game.name, said, worst, expected, (worst < 1e-9) == (sign > 0)))
     return rows
 
 
 def t9_converse(rng: np.random.Generator, count: int) -> list[Row]:
     """Every equilibrium of the mixed game is one of the task, says the text; Theorem 3 says the opposite direction."""
     rows: list[Row] = []
+    place = "its converse, read into the text"
     for n_agents in (2, 3):
         for beta in BETAS:
             found = [equilibria.converse_fails(rng, n_agents, beta) for _ in range(count)]
@@ -154,9 +102,15 @@ def t9_converse(rng: np.random.Generator, count: int) -> list[Row]:
             where = f"{count} team matrix games K={n_agents}, beta {beta:g}"
             what = "share with the expert an equilibrium"
             rows.append(("T9", "Theorem 3", where, what, kept / count, "1", kept == count))
-            what = f"share with an equilibrium that is none of the task's [{low:.3f}, {high:.3f}]"
-            place = "its converse, read into the text"
+            what = f"share with a pure equilibrium that is none of the task's [{low:.3f}, {high:.3f}]"
             rows.append(("T9", place, where, what, failed / count, "0", failed == 0))
+    _, mixed, task = equilibria.interior_converse(BETAS[0])
+    where = f"choose the same, K=2, beta {BETAS[0]:g}"
+    what = "best deviation's gain at the mixed game's interior point"
+    rows.append(
+        ("T9", "control: it is an equilibrium", where, f"{what}, mixed game", mixed, "0", mixed < 1e-12)
+    )
+    rows.append(("T9", place, where, f"{what}, task", task, "0", task < 1e-12))
     return rows
 
 
@@ -174,61 +128,44 @@ def counterexample(rng: np.random.Generator, beta: float) -> str:
 
 
 def t10_ablation(rng: np.random.Generator, count: int) -> list[Row]:
-    """Joint demonstrations coordinate, independent ones do not; concurrency changes nothing."""
-    runs = [miniatures.two_conventions(rng) for _ in range(count)]
-    mean = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+    """Joint demonstrations coordinate; independent ones do if the teams happen to have learnt the same convention."""
+    drawn = [miniatures.two_conventions(rng) for _ in range(count)]
     rows: list[Row] = []
-    for name, value in mean.items():
-        joint = name.startswith("joint")
-        holds = value > 0.99 if joint else value < 0.01
+    for name in drawn[0]:
+        value = float(np.mean([run[name] for run in drawn]))
+        apart = name == "indep, of two conventions"
+        holds, expected = (value < 0.01, "0") if apart else (value > 0.99, "1")
         what = f"joint success, {name}"
-        rows.append(
-            ("T10", "co-training matters", "two conventions", what, value, "1" if joint else "0", holds)
-        )
-    alone, helped = miniatures.climbing(rng, 0.0, 20 * count), miniatures.climbing(rng, 5.0, 20 * count)
-    rows.append(
-        (
-            "control",
-            "matching helps where it must",
-            "climbing game",
-            "reaches the best cell, task alone",
-            alone,
-            "< 0.5",
-            alone < 0.5,
-        )
-    )
-    rows.append(
-        (
-            "control",
-            "matching helps where it must",
-            "climbing game",
-            "reaches the best cell, with matching",
-            helped,
-            "> 0.95",
-            helped > 0.95,
-        )
-    )
+        rows.append(("T10", "co-training matters", "two conventions", what, value, expected, holds))
+    title, game = "matching helps where it must", "climbing game"
+    for matched, how, expected in ((0.0, "task alone", "< 0.5"), (5.0, "with matching", "> 0.95")):
+        share = miniatures.climbing(rng, matched, 20 * count)
+        holds = share > 0.95 if matched else share < 0.5
+        rows.append(("control", title, game, f"reaches the best cell, {how}", share, expected, holds))
     return rows
 
 
 def run(seed: int, count: int, poll: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
     """Every test on `count` random games; `poll` hears what comes next."""
     rng = np.random.default_rng(seed)
-    chosen = games(rng, count)
     rows: list[Row] = []
-    for game in chosen:
+    for game in games(rng, count):
         poll(game.name)
-        rows += t1_t2_bounds(rng, game, 100 * count)
-        rows += t3_t4_turns(rng, game, 60)
-        rows += t6_simultaneous(rng, game, 60)
+        rows += order.random_policies(rng, game, 100 * count)
+        rows += turns.t3_t4_turns(rng, game, TURNS if game.name.startswith("ring") else FEW_TURNS)
+        rows += turns.t6_simultaneous(rng, game, FEW_TURNS)
         rows += t8_equilibrium(rng, game)
     poll("small worlds")
-    rows += t5_decoupled(rng, 60) + t7_local() + t9_converse(rng, 120 * count) + t10_ablation(rng, count)
+    for n_agents, n_states in ((2, 3), (3, 2)):
+        rows += order.all_deterministic(random_game(rng, n_agents, n_states, 2, uniform=0.2))
+    rows += order.without_condition_1() + turns.t5_decoupled(rng, FEW_TURNS) + t7_local()
+    rows += t9_converse(rng, 120 * count) + t10_ablation(rng, count)
     counted = counterexample(rng, 0.1)
     poll("turns as best responses")
-    for game in (corridor(2, 6, 0.02, 0.99), corridor(3, 6, 0.02, 0.99)):
-        rows += t3_best_responses(rng, game, count)
-    rows += t6_matrix_games(rng, count)
+    rows += turns.t3_condition_2(rng, TURNS)
+    for game in (ring(1, 6, 0.02, 0.99), *HARD):
+        rows += turns.t3_best_responses(rng, game, 4 * count)
+    rows += turns.t6_matrix_games(rng, count)
     table = pd.DataFrame(rows, columns=COLUMNS)
     table.attrs["counterexample"] = counted
     return table
