@@ -6,6 +6,7 @@ LOCK := requirements.txt
 BIN := $(ENV)/bin
 STAMP := $(ENV)/.ready
 TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
+QUIET := --quiet host reason # jobs and the logs of failed ones are shown
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONNOUSERSITE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -62,7 +63,7 @@ $(STAMP): $(LOCK) pyproject.toml
 
 demo: setup
 	$(BIN)/dm2 status --watch $(if $(SCALE),--set scale=$(SCALE)) & watch=$$!; trap "kill $$watch 2>/dev/null" EXIT; \
-	$(BIN)/snakemake --cores all --quiet rules host reason \
+	$(BIN)/snakemake --cores all $(QUIET) \
 	  $(if $(SCALE),--configfile config/scale/$(SCALE).yaml) -- figures/demo_ablation.pdf && \
 	echo "figures/demo_ablation.pdf and .png are there; results/demos/*/*/card.md say who demonstrated"
 
@@ -71,7 +72,7 @@ figures: setup
 
 # Figures first: the verdict is over the cells that are finished when Snakemake starts.
 report: setup
-	config="$(if $(SCALE),--configfile config/scale/$(SCALE).yaml)"; snakemake="$(BIN)/snakemake --quiet rules host reason"; \
+	config="$(if $(SCALE),--configfile config/scale/$(SCALE).yaml)"; snakemake="$(BIN)/snakemake $(QUIET)"; \
 	page="$$($(BIN)/dm2 config $(if $(SCALE),--set scale=$(SCALE)) | sed -n 's/^results: //p')/report/report.html"; \
 	$$snakemake --cores all $$config -- figures/demo_ablation.pdf && \
 	$$snakemake --cores all --forcerun write_provenance $$config -- report_parts && \
@@ -88,10 +89,10 @@ DRAWN := $(STAGES) $(QUICK) $(BATTLES:%=replay_%)
 RULES := --allowed-rules collect_scores plot_demo_ablation collect_figure plot_figure verdict replay_pair
 DRAW = rm -rf $(REFERENCE)/tables $(REFERENCE)/verdict $(QUICK:%=results/reference/%/tables) $(DRAWN:%=figures/%.*) && \
   $(BIN)/snakemake $(STAGES:%=figures/%.pdf) $(BATTLES:%=figures/replay_%.gif) $(REFERENCE)/verdict/verdict.md --cores all \
-    --configfile config/scale/campaign.yaml --quiet rules host reason $(RULES) && \
+    --configfile config/scale/campaign.yaml $(QUIET) $(RULES) && \
   for name in $(QUICK); do \
     $(BIN)/snakemake figures/$$name.pdf --cores all --config scale=quick results=results/reference/$$name \
-      --quiet rules host reason $(RULES) || exit 1; \
+      $(QUIET) $(RULES) || exit 1; \
   done
 
 figures-from-reference: setup
@@ -108,12 +109,12 @@ campaign: setup
 	find $(REFERENCE)/cells -type f -exec touch {} +
 	for figure in $(STAGES); do \
 	  nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml --config only_figure=$$figure \
-	    --cores all --keep-going --quiet rules host reason || exit 1; \
+	    --cores all --keep-going $(QUIET) || exit 1; \
 	done
 	for map in $(BATTLES); do \
 	  battles="$(REFERENCE)/battles/$$map"; test -f $$battles/ippo.npz -a -f $$battles/dm2.npz || \
 	  $(BIN)/snakemake $$battles/ippo.npz $$battles/dm2.npz --configfile config/scale/campaign.yaml --cores all \
-	    --allowed-rules record_battle --quiet rules host reason || exit 1; \
+	    --allowed-rules record_battle $(QUIET) || exit 1; \
 	done
 
 begun: setup
@@ -121,7 +122,7 @@ begun: setup
 	$(call RECALL,results/reference/begun)
 	find results/reference/begun/cells -type f -exec touch {} +
 	nice -n 19 $(BIN)/snakemake cells --configfile config/scale/campaign.yaml config/begun.yaml --cores all \
-	  --keep-going --quiet rules host reason
+	  --keep-going $(QUIET)
 
 publish: setup
 	$(DRAW)

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from dm2core import RESULTS_VERSION
 from dm2core.env.scenario import add_maps, known_maps, load_scenario, user_map_sha256
 from dm2core.env.smac.settings import Smac
-from dm2core.methods import METHODS, split_method, split_run
+from dm2core.methods import METHOD_NAME, METHODS, split_method, split_run
 from dm2core.qmix.settings import Qmix
 from dm2core.rmappo.settings import Rmappo, RmappoMap
 from dm2core.strict import ConfigError, Strict, parse_yaml, read_yaml, unknown, validated
@@ -305,6 +305,10 @@ class Config(Strict):
 
     def changed(self, method: str, map_name: str) -> Changed:
         """Switches and settings on a map, under the single changes of a method's name."""
+        if not re.fullmatch(METHOD_NAME, method):
+            raise ConfigError(
+                f"method: {method}: changes are written +name=value, in lower-case letters, digits, -_."
+            )
         base, texts = split_method(method)
         there: dict[str, dict[str, Any]] = {
             "switches": self.resolved_switches().model_dump(),

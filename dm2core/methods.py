@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+METHOD_NAME = r"[a-z0-9_]+(\+[a-z0-9_.]+=[-a-z0-9_.]+)*"  # a folder's name, a wildcard of the workflow
+
 
 @dataclass(frozen=True)
 class Method:

@@ -55,6 +55,7 @@ COLOURS = {
     "rmappo": "#CC79A7",
 }
 SPARE = ("#56B4E9", "#999999", "#8C510A", "#F0E442")  # for a method whose colour a curve before it has
+LAST = "#666666"  # when all others are taken
 CROWDED = 5  # above so many curves a panel's single runs hide each other; the CSV has them
 SHADES = {"dm2": "viridis", "gail_only": "autumn", "dm2_state_action": "autumn"}
 PAPER_FILES = {
@@ -103,7 +104,7 @@ def label(run: str) -> str:
     """A curve's name for people."""
     method, demos = split_run(run)
     base, changes = split_method(method)
-    parts = [NAMES[base], *(f"{name} = {value}" for name, value in changes.items())]
+    parts = [NAMES.get(base, base), *(f"{name} = {value}" for name, value in changes.items())]
     if demos != "none":
         parts.append(demos.replace("_joint-concurrent", "").replace("_", ", "))
     return "; ".join(parts)
@@ -119,9 +120,9 @@ def colours(runs: list[str]) -> dict[str, tuple[float, float, float]]:
         unchanged = [run for run in same if not split_method(split_run(run)[0])[1]]
         plain = same if len(same) == 1 else unchanged if base not in SHADES else []
         if len(plain) == 1:  # keeps the method's colour
-            out[plain[0]] = next(
-                rgb for rgb in map(mpl.colors.to_rgb, (COLOURS[base], *SPARE)) if rgb not in out.values()
-            )
+            own = (COLOURS[base],) if base in COLOURS else ()
+            free = (rgb for rgb in map(mpl.colors.to_rgb, (*own, *SPARE)) if rgb not in out.values())
+            out[plain[0]] = next(free, mpl.colors.to_rgb(LAST))
             shaded = [run for run in same if run not in plain]
         ends = (0.1, 0.85) if base in SHADES else (0.85, 0.1)  # far from the shades of DM2
         shades = mpl.colormaps[SHADES.get(base, "turbo")](np.linspace(*ends, len(shaded)))

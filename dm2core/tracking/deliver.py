@@ -24,7 +24,7 @@ from dm2core.tracking.runs import Point, Run, read_card
 BATCH = 1000  # points a request; the REST interface takes no more
 ANSWER_S = 5.0
 RUN, DIGEST, LIVE, FORM = "dm2.run", "dm2.digest", "dm2.live", "dm2.form"
-THIS_FORM = "3"  # of what a run holds; one of an earlier form is made anew
+THIS_FORM = "4"  # of what a run holds; one of an earlier form is made anew
 
 
 class Store:

@@ -26,7 +26,7 @@ class Run:
     """One finished cell or expert in one experiment."""
 
     experiment: str  # the figure, or `experts`
-    name: str  # map/method/demonstrations/seed
+    name: str  # map/method/demonstrations/seed, an expert's map/method/seed
     folder: Path
     digest: str  # SHA-256 of its manifest, which holds the hashes of its files
     manifest: dict[str, Any] = field(repr=False)
@@ -41,9 +41,9 @@ class Run:
         config, attempts = self.manifest["config"], self.manifest["attempts"]
         names = {"map": "map_name", "method": "method", "demos": "demos", "seed": "seed", "env": "env"}
         out = {tag: str(config[key]) for tag, key in names.items()}
-        demos = "" if config["demos"] == "none" else f"@{config['demos']}"
+        _, method, *demos, _ = self.name.split("/")  # with the settings that the curve's name changes
         out |= {
-            "condition": f"{config['method']}{demos}",
+            "condition": f"{method}@{demos[0]}" if demos and demos != ["none"] else method,
             "attempts": str(len(attempts)),
             "commit": str(self.manifest["code"]["commit"]),
         }

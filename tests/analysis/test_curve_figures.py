@@ -165,3 +165,9 @@ def test_crowded_panels_leave_single_runs_to_the_csv() -> None:
         draw_panel(axes, curves(scores(dict.fromkeys(runs, 0.5))), colours(runs))
         drawn = [line for line in axes.get_lines() if len(line.get_xdata())]
         assert len(drawn) == lines
+
+
+def test_a_method_of_ones_own_has_a_label_and_a_colour() -> None:
+    assert label("mine@ippo-q50_joint-concurrent") == "mine; ippo-q50"
+    runs = ["ippo", *(f"mine{k}" for k in range(5))]
+    assert len(colours(runs)) == len(runs) and len(set(colours(runs[:5]).values())) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dm2core.config import ConfigError, cell_config, dump_config, load_config
+from dm2core.methods import METHOD_NAME
 from tests.shell.conftest import ROOT
 
 TRAIN = ["train", "--map", "3m", "--method", "ippo", "--seed", "1", "--out", "out"]
@@ -152,3 +154,13 @@ def test_methods_and_demonstrations_must_agree() -> None:
     config = load_config(ROOT / "config" / "config.yaml")
     with pytest.raises(ConfigError, match="takes no demonstrations"):
         cell_config(config, map_name="3m", method="ippo", seed=1, demos="ippo-q50_joint-concurrent")
+
+
+def test_a_changed_setting_is_a_name_that_the_workflow_takes() -> None:
+    config = load_config(ROOT / "config" / "config.yaml")
+    for text, lr in (("5.0e-4", 5e-4), ("0.001", 1e-3)):
+        name = f"ippo+lr={text}"
+        assert re.fullmatch(METHOD_NAME, name) and config.changed(name, "3m").ppo.lr == lr
+    for wrong in ("ippo+lr=1E-4", "ippo+lr", "ippo+lr=1/2", "ippo+"):
+        with pytest.raises(ConfigError, match="changes are written"):
+            config.changed(wrong, "3m")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import signal
@@ -98,6 +99,16 @@ def test_a_run_carries_config_tags_demonstrations_and_files(
     assert run.info.end_time - run.info.start_time == 60_000
     assert run.data.metrics["eval/win_rate"] == pytest.approx(pd.read_parquet(
         Path(tree.results) / "cells" / run.info.run_name / "metrics.parquet")["value"].iloc[-1])  # fmt: skip
+
+
+def test_condition_is_the_curve_with_the_settings_that_its_name_changes(tree: Config) -> None:
+    run = next(run for run in finished_runs(tree, FIGURE) if run.name.startswith("3m/dm2/"))
+    for name, condition in (
+        ("3m/bc_ippo+lr=0.001/ippo-q50_joint-concurrent/seed1", "bc_ippo+lr=0.001@ippo-q50_joint-concurrent"),
+        ("3m/ippo+lr=0.001/none/seed1", "ippo+lr=0.001"),
+        ("3m/ippo/seed1", "ippo"),
+    ):
+        assert dataclasses.replace(run, name=name).tags()["condition"] == condition
 
 
 def test_evaluations_of_all_seeds_meet_at_the_steps_when_they_were_due() -> None:

@@ -39,7 +39,7 @@ class Outcome:
 def snakemake(folder: Path, *arguments: str) -> Outcome:
     """Call Snakemake on this repository's workflow with `folder` as working directory."""
     command: Sequence[str] = (sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), *arguments)
-    where = ("--directory", str(folder), "--nocolor")
+    where = ("--directory", str(folder), "--nocolor", "--printshellcmds")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / ".cache")}
     done = subprocess.run(
         [*command, *where],

@@ -52,7 +52,7 @@ def test_a_typo_is_one_line_and_not_nothing_to_be_done(tmp_path: Path, override:
     assert "Traceback (most recent" not in outcome.text
 
 
-@pytest.mark.parametrize("method", ["dm2", "dm2+lr=0.001", "bc_ippo+cloning.epochs=3"])
+@pytest.mark.parametrize("method", ["dm2", "dm2+lr=1.0e-4", "bc_ippo+cloning.epochs=3"])
 def test_a_cell_nobody_configured_can_be_asked_for_by_path(tmp_path: Path, method: str) -> None:
     path = f"results/smoke/cells/3m/{method}/ippo-s1k_joint-concurrent/seed9/metrics.parquet"
     outcome = snakemake(tmp_path, "-n", path, *SMOKE)

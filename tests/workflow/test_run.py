@@ -165,15 +165,20 @@ def disturbed(
     return code, "" if code < 0 else said.read_text()
 
 
-def test_a_failing_cell_does_not_stop_the_others(smoke: Path) -> None:
+def test_a_failing_cell_does_not_stop_the_others_and_its_log_is_shown(smoke: Path) -> None:
+    """With the options of the Makefile."""
+    quiet = re.search(r"^QUIET := (.*?) *#", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert quiet is not None
     results = smoke / "results" / "smoke"
     blocked = results / "state" / "cells" / "3m" / "ippo" / "none" / "seed7"
     blocked.parent.mkdir(parents=True, exist_ok=True)
     blocked.write_text("a file where the cell wants a folder")
     filters = ("only_method=ippo", "only_seed=[7, 8]")
-    outcome = snakemake(smoke, "cells", "--cores", "1", *SMOKE, "--config", "seeds=[112358, 7, 8]", *filters)
+    options = ("--cores", "1", *SMOKE, *quiet[1].split(), "--config", "seeds=[112358, 7, 8]", *filters)
+    outcome = snakemake(smoke, "cells", *options)
     blocked.unlink()
     assert outcome.code != 0
+    assert re.search(r"^Logfile .*/seed7\.log:\n=+\ndm2: .*seed7", outcome.text, re.MULTILINE), outcome.text
     assert (results / "cells" / "3m" / "ippo" / "none" / "seed8" / "manifest.json").is_file()
     assert not (results / "cells" / "3m" / "ippo" / "none" / "seed7" / "manifest.json").exists()
 

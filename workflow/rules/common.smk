@@ -20,6 +20,7 @@ from dm2core.analysis import grid
 from dm2core.analysis.calibration import PAPER_BUFFER, calibration_cells
 from dm2core.config import DEMOS_ID, FIGURES, ConfigError, dump_config, load_config
 from dm2core.errors import DataError
+from dm2core.methods import METHOD_NAME
 from dm2core.records.manifest import read_manifest
 
 # One thread per cell: the thread count is part of a result, and cells are what runs side by side.
@@ -81,7 +82,7 @@ SET = re.sub(r"\?P<\w+>", "?:", DEMOS_ID)  # Snakemake names the groups of a pat
 
 wildcard_constraints:
     map=r"[0-9a-zA-Z_]+",
-    method=r"[a-z0-9_]+(\+[a-z0-9_.]+=[a-z0-9_.]+)*",
+    method=METHOD_NAME,
     demos=rf"none|{SET}",
     demos_id=SET,
     figure="|".join(FIGURES),
