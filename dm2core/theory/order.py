@@ -27,9 +27,9 @@ def _extremes(game: Game, policies: Iterable[Array]) -> dict[str, float]:
     return {
         **{f"least {name}": value for name, value in least.items()},
         "best J elsewhere, less K": best["J"] - game.n_agents,
-        "best L_eps elsewhere, less eps |S| K": best["L_eps"] - _top(game),
+        "best L_eps elsewhere, less eps S K": best["L_eps"] - _top(game),
         "J at the expert, less K": bounds.objective(game, expert) - game.n_agents,
-        "L_eps at the expert, less eps |S| K": bounds.lower_eps(game, expert) - _top(game),
+        "L_eps at the expert, less eps S K": bounds.lower_eps(game, expert) - _top(game),
     }
 
 
@@ -44,10 +44,10 @@ STATED = {
     "least J - L": ("T1", "Theorem 1", ">= 0"),
     "least L - L_eps": ("T1", "Corollary 1, with >=", ">= 0"),
     "least L_eps": ("T1", "Observation 1", ">= 0"),
-    "L_eps at the expert, less eps |S| K": ("T1", "Observation 1", "0"),
+    "L_eps at the expert, less eps S K": ("T1", "Observation 1", "0"),
     "J at the expert, less K": ("T2", "Lemma 5", "0"),
     "best J elsewhere, less K": ("T2", "Lemma 5", "< 0"),
-    "best L_eps elsewhere, less eps |S| K": ("T2", "Lemma 7", "< 0"),
+    "best L_eps elsewhere, less eps S K": ("T2", "Lemma 7", "< 0"),
 }
 
 
