@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_DATA
     write_tidy(runs, args.out)
-    write_csv(judged, args.out / "verdict.csv")
+    write_csv(judged, args.out / "verdict.csv", "%.9g")  # beyond that processors of two makers differ
     finished = runs[CELL].drop_duplicates()
     waiting = len(planned.merge(finished, on=CELL, how="left", indicator=True).query("_merge == 'left_only'"))
     counts = {
