@@ -83,6 +83,7 @@ def _rows(
     map_name, method, demos = parts[0], parts[1], parts[2] if found.kind == "cells" else "none"
     seed = int(parts[-1].removeprefix("seed"))
     yield "run", Text(found.name, "bold")
+    yield "results", found.results.as_posix()
     yield "", _what(method, map_name, demos, seed, expert=found.kind == "experts")
     yield "state", _state(s)
     try:
