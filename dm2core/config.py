@@ -346,9 +346,14 @@ class Config(Strict):
         return self.expert_seeds if own.expert_seeds is None else own.expert_seeds
 
     def map_params(self, map_name: str) -> MapParams:
-        """Settings of one map; ConfigError if the map has none."""
+        """Settings of one map; ConfigError if the map has none, or if there is no such map."""
+        if map_name not in known_maps():
+            raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
         if map_name not in self.maps:
-            raise ConfigError(f"maps: {unknown('map', map_name, list(self.maps))}")
+            needed = ", ".join(f"{name}: ..." for name in MapParams.model_fields)
+            raise ConfigError(
+                f"maps: {map_name} has no hyper-parameters; give them: --set 'maps.{map_name}={{{needed}}}'"
+            )
         return self.maps[map_name]
 
     def resolved_compute(self) -> Compute:

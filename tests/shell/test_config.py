@@ -98,6 +98,22 @@ def test_damaged_files_are_one_line(old: str, new: str, words: list[str], projec
             ["train", "--map", "5m_v_6m", "--method", "ippo", "--seed", "1", "--out", "o"],
             ["5m_v_6m", "5m_vs_6m"],
         ),
+        (
+            ["train", "--map", "2s3z", "--method", "ippo", "--seed", "1", "--out", "o"],
+            ["2s3z has no hyper-parameters", "--set 'maps.2s3z={episodes_per_update: ..., ppo_epochs: ..., "],
+        ),
+        (
+            ["demos", "--map", "3mm", "--id", "ippo-q50_joint-concurrent", "--out", "o"],
+            ["unknown map '3mm'", "did you mean '3m'?"],
+        ),
+        (
+            ["replay", "--who", "kite", "--map", "3s_vs_3zz", "--out", "o.gif"],
+            ["unknown map '3s_vs_3zz'", "did you mean '3s_vs_3z'?"],
+        ),
+        (
+            ["evaluate", "--policy", "none", "--map", "3mm"],
+            ["unknown map '3mm'", "did you mean '3m'?"],
+        ),
         (["train", "--map", "3m", "--method", "ppo", "--seed", "1", "--out", "o"], ["'ppo'", "ippo, dm2"]),
         (
             ["train", "--map", "3m", "--method", "dm2", "--seed", "1", "--out", "o"],
