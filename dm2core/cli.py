@@ -428,6 +428,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
         require(args.map or "3m")  # before torch is imported
         smac = DEFAULTS.model_copy(update={"games": args.games or DEFAULTS.games})
+    if not args.policy.is_file():
+        raise DataError(f"{args.policy}: no such policy file")
     import torch
 
     from dm2core import transfer
@@ -437,8 +439,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     from dm2core.rollout import compute_for
 
     torch.set_num_threads(1)
-    if not args.policy.is_file():
-        raise DataError(f"{args.policy}: no such policy file")
     map_name = args.map or _map_of(args.policy)
     if map_name is None:
         raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
@@ -468,13 +468,15 @@ def _replay(args: argparse.Namespace) -> None:
         )
     if args.map is not None:
         _require_map(args.map)
+    from dm2core.players import check_player
+
+    for who in args.who:
+        check_player(who)
     import torch
 
     from dm2core import replay
 
     torch.set_num_threads(1)
-    for who in args.who:
-        replay.check_player(who)
     map_name = args.map or next(filter(None, map(_map_of, args.who)), None)
     if map_name is None:
         raise ConfigError("--map: give the map; a script can play any")
@@ -513,10 +515,11 @@ def _replay_job(args: argparse.Namespace) -> Job:
 
     Recordings are only drawn: what was computed for them is theirs to say.
     """
+    from dm2core.players import policy_file
     from dm2core.records.manifest import Job
     from dm2core.records.numerics import numerics_key
 
-    players = [Path(who) / "policy.safetensors" if Path(who).is_dir() else Path(who) for who in args.who]
+    players = [policy_file(who) for who in args.who]
     inputs = [path for path in players if path.is_file()]
     beside = [path.with_name("manifest.json") for path in inputs if path.name == "policy.safetensors"]
     beside += [path.with_suffix(".manifest.json") for path in inputs if path.suffix == ".npz"]

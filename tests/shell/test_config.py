@@ -140,6 +140,21 @@ def test_wrong_usage_is_one_line(args: list[str], words: list[str], project: Pat
         assert word in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["replay", "--who", "kitee", "--map", "3m", "--out", "o.gif"], 2, "--who kitee: neither a script"),
+        (["evaluate", "--policy", "nowhere"], 65, "nowhere: no such policy file"),
+    ],
+)
+def test_a_name_of_nothing_is_said_before_torch_is_imported(
+    args: list[str], code: int, words: str, project: Path
+) -> None:
+    done = dm2(*args, cwd=project)
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and words in done.stderr
+
+
 def test_resolved_config_reads_back_to_itself(project: Path) -> None:
     config = load_config(project / "config" / "config.yaml", {"budget": {"env_steps": 77}})
     assert config.budget.env_steps == 77
