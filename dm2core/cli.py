@@ -275,7 +275,7 @@ def _config(args: argparse.Namespace) -> Config:
             raise ConfigError(f"--set {item}: {error}") from None
         except Exception:  # whatever YAML's constructors raise: dates, tags, odd keys
             raise ConfigError(f"--set {item}: the value is not valid YAML") from None
-    return load_config(args.config, overrides)
+    return load_config(args.config, overrides, "--set")
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ("ppo.lrr=0.1", ["ppo.lrr", "unknown key", "did you mean 'lr'", "gae_lambda"]),
+        ("ppo.lrr=0.1", ["dm2: --set: ppo.lrr: unknown key", "did you mean 'lr'", "gae_lambda"]),
         ("budget.env_steps=many", ["budget.env_steps", "integer", "'many'"]),
         ("budget.env_steps=-5", ["budget.env_steps", "greater than 0", "-5"]),
         (
@@ -89,6 +89,34 @@ def test_damaged_files_are_one_line(old: str, new: str, words: list[str], projec
     assert len(done.stderr.splitlines()) == 1
     for word in words:
         assert word in done.stderr
+
+
+def test_a_wrong_value_is_said_of_the_file_that_has_it(project: Path) -> None:
+    main, quick = (project / "config" / name for name in ("config.yaml", "scale/quick.yaml"))
+    mine = {"maps": {"2s3z": {"episodes_per_update": 4}}}
+    for path, old, new, given, said in (
+        (main, "gamma: 0.99", "gamma: 0.99\n  gama: 0.99", {}, f"{main}: ppo.gama: unknown key"),
+        (main, "gamma: 0.99", "", {"ppo": {"lr": 0.1}}, f"{main}: ppo.gamma: missing"),
+        (quick, "minibatches: ", "minibatchs: ", {}, f"{quick}: ppo.minibatchs: unknown key"),
+        (quick, "minibatches: ", "minibatches: -", {"ppo": {"lr": 0.1}}, f"{quick}: ppo.minibatches: input"),
+        (
+            quick,
+            "minibatches: ",
+            "minibatches: -",
+            {"ppo": {"minibatches": -1}},
+            "mine: ppo.minibatches: input",
+        ),
+        (main, "", "", mine, "mine: maps.2s3z.ppo_epochs: missing"),
+        (main, "", "", {"ppo": 3}, "mine: ppo: input"),
+        (main, "", "", {"seeds": [1, 1]}, "seeds: [1, 1] holds a seed twice"),  # a fault of several keys
+    ):
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(ConfigError) as error:
+            load_config(main, given, "mine")
+        assert str(error.value).startswith(said)
+        path.write_text(text)
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,10 @@ def resolve(given):
     """Resolved config, demo_ablation's cells, and the cells under the filters; a bad key is one line."""
     overrides = typed({key: value for key, value in given.items() if key not in FILTERS})
     only = typed({key: value for key, value in given.items() if key in FILTERS})
+    by = [str(path) for path in workflow.overwrite_configfiles]
+    by += ["--config"] if workflow.config_settings.config else []
     try:
-        resolved = load_config(Path(workflow.basedir) / "config" / "config.yaml", overrides)
+        resolved = load_config(Path(workflow.basedir) / "config" / "config.yaml", overrides, " or ".join(by))
         return resolved, grid.cells(resolved), grid.select(grid.cells_of(resolved, only), only)
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
