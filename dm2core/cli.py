@@ -24,8 +24,9 @@ from dm2core.config import (
     load_config,
     parse_demos_id,
 )
+from dm2core.env.scenario import add_maps, known_maps
 from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
-from dm2core.strict import parse_yaml
+from dm2core.strict import parse_yaml, unknown
 
 if TYPE_CHECKING:
     from dm2core.records.manifest import Job
@@ -274,7 +275,7 @@ def _config(args: argparse.Namespace) -> Config:
             raise ConfigError(f"--set {item}: {error}") from None
         except Exception:  # whatever YAML's constructors raise: dates, tags, odd keys
             raise ConfigError(f"--set {item}: the value is not valid YAML") from None
-    return load_config(args.config, overrides)
+    return load_config(args.config, overrides, "--set")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -353,8 +354,6 @@ def _demos(args: argparse.Namespace) -> None:
 
 
 def _recall_demos(args: argparse.Namespace) -> None:
-    from dm2core.env.scenario import add_maps
-
     if args.maps_file is not None:
         add_maps(args.maps_file)
     import torch
@@ -374,12 +373,27 @@ def _require_game(config: Config, map_name: str) -> None:
         require(map_name)
 
 
-def _import_demos(args: argparse.Namespace) -> None:
-    from dm2core.env.scenario import known_maps
-    from dm2core.strict import unknown
+def _require_map(name: str) -> None:
+    """ConfigError with the nearest name unless there is such a map."""
+    if name not in known_maps():
+        raise ConfigError(f"--map: {unknown('map', name, known_maps())}")
 
-    if args.map not in known_maps():
-        raise ConfigError(f"--map: {unknown('map', args.map, known_maps())}")
+
+def _map_of(who: Path | str) -> str | None:
+    """What a policy or recording says of its map, if anything; DataError if that map is not known here."""
+    from dm2core.replay import map_of
+
+    name = map_of(str(who))
+    if name not in (None, *known_maps()):
+        raise DataError(
+            f"{who}: is of a map that is not known here: {unknown('map', str(name), known_maps())}; "
+            "a map of your own comes with --maps-file"
+        )
+    return name
+
+
+def _import_demos(args: argparse.Namespace) -> None:
+    _require_map(args.map)
     if args.episodes is not None and args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: must be at least 1")
     if not 0 < args.memory < 2**20:
@@ -399,12 +413,10 @@ def _import_demos(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from dm2core.env.scenario import add_maps, known_maps
-
     if args.maps_file is not None:
         add_maps(args.maps_file)
-    if args.map not in (None, *known_maps()):
-        raise ConfigError(f"map: unknown map {args.map!r}; known: {', '.join(known_maps())}")
+    if args.map is not None:
+        _require_map(args.map)
     if args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: must be at least 1")
     if args.games is not None and (args.games < 1 or args.env != "smac"):
@@ -416,19 +428,19 @@ def _evaluate(args: argparse.Namespace) -> None:
 
         require(args.map or "3m")  # before torch is imported
         smac = DEFAULTS.model_copy(update={"games": args.games or DEFAULTS.games})
+    if not args.policy.is_file():
+        raise DataError(f"{args.policy}: no such policy file")
     import torch
 
     from dm2core import transfer
     from dm2core.env.vector import map_spec
     from dm2core.evaluate import evaluate
-    from dm2core.replay import map_of, read_policy
+    from dm2core.replay import read_policy
     from dm2core.rollout import compute_for
 
     torch.set_num_threads(1)
-    if not args.policy.is_file():
-        raise DataError(f"{args.policy}: no such policy file")
-    map_name = args.map or map_of(str(args.policy))
-    if map_name not in known_maps():
+    map_name = args.map or _map_of(args.policy)
+    if map_name is None:
         raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
     how = {"episodes": args.episodes, "seed": args.seed, "greedy": not args.sampled}
     record = transfer.Record(args.policy, map_name, "embedded" if smac is None else "smac", how)
@@ -444,8 +456,6 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _replay(args: argparse.Namespace) -> None:
-    from dm2core.env.scenario import add_maps, known_maps
-
     if args.maps_file is not None:
         add_maps(args.maps_file)
     if args.out.suffix not in (".gif", ".npz"):
@@ -456,17 +466,19 @@ def _replay(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--battle {args.battle} --seed {args.seed}: must not be negative, nor the battle above 2^63"
         )
-    if args.map not in (None, *known_maps()):
-        raise ConfigError(f"--map: unknown map {args.map!r}; known: {', '.join(known_maps())}")
+    if args.map is not None:
+        _require_map(args.map)
+    from dm2core.players import check_player
+
+    for who in args.who:
+        check_player(who)
     import torch
 
     from dm2core import replay
 
     torch.set_num_threads(1)
-    for who in args.who:
-        replay.check_player(who)
-    map_name = args.map or next(filter(None, (replay.map_of(who) for who in args.who)), None)
-    if map_name not in known_maps():
+    map_name = args.map or next(filter(None, map(_map_of, args.who)), None)
+    if map_name is None:
         raise ConfigError("--map: give the map; a script can play any")
     made = [args.out] if args.out.suffix == ".npz" else [args.out, args.out.with_suffix(".png")]
     manifest = args.out.with_suffix(".manifest.json")
@@ -503,10 +515,11 @@ def _replay_job(args: argparse.Namespace) -> Job:
 
     Recordings are only drawn: what was computed for them is theirs to say.
     """
+    from dm2core.players import policy_file
     from dm2core.records.manifest import Job
     from dm2core.records.numerics import numerics_key
 
-    players = [Path(who) / "policy.safetensors" if Path(who).is_dir() else Path(who) for who in args.who]
+    players = [policy_file(who) for who in args.who]
     inputs = [path for path in players if path.is_file()]
     beside = [path.with_name("manifest.json") for path in inputs if path.name == "policy.safetensors"]
     beside += [path.with_suffix(".manifest.json") for path in inputs if path.suffix == ".npz"]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from dm2core.env.smac.settings import Smac
 from dm2core.methods import METHOD_NAME, METHODS, split_method, split_run
 from dm2core.qmix.settings import Qmix
 from dm2core.rmappo.settings import Rmappo, RmappoMap
-from dm2core.strict import ConfigError, Strict, parse_yaml, read_yaml, unknown, validated
+from dm2core.strict import ConfigError, Loc, Strict, parse_yaml, read_yaml, unknown, validated
 
 FIGURES = (
     "core",
@@ -350,9 +350,14 @@ class Config(Strict):
         return self.expert_seeds if own.expert_seeds is None else own.expert_seeds
 
     def map_params(self, map_name: str) -> MapParams:
-        """Settings of one map; ConfigError if the map has none."""
+        """Settings of one map; ConfigError if the map has none, or if there is no such map."""
+        if map_name not in known_maps():
+            raise ConfigError(f"map: {unknown('map', map_name, known_maps())}")
         if map_name not in self.maps:
-            raise ConfigError(f"maps: {unknown('map', map_name, list(self.maps))}")
+            needed = ", ".join(f"{name}: ..." for name in MapParams.model_fields)
+            raise ConfigError(
+                f"maps: {map_name} has no hyper-parameters; give them: --set 'maps.{map_name}={{{needed}}}'"
+            )
         return self.maps[map_name]
 
     def resolved_compute(self) -> Compute:
@@ -563,11 +568,17 @@ def parse_demos_id(demos_id: str) -> DemoSet:
     )
 
 
-def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read, merge and validate; raises ConfigError with one line."""
+def load_config(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, overrides_from: str = ""
+) -> Config:
+    """Read, merge and validate; raises ConfigError with one line.
+
+    It names the file that a wrong value is from, or `overrides_from` if it is from the overrides.
+    """
     path = Path(path)
     overrides = dict(overrides or {})
     base = read_yaml(path, "; run this from the repository's root, or give a configuration with --config")
+    sources: list[tuple[str, Mapping[str, Any]]] = [(str(path), base)]
     env_file = path.parent / "env" / f"{overrides.get('env', base.get('env'))}.yaml"
     of_env = read_yaml(env_file) if env_file.is_file() else {}
     scale = overrides.get("scale", of_env.get("scale", base.get("scale")))
@@ -576,16 +587,34 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         known = sorted(p.stem for p in folder.glob("*.yaml"))
         if scale not in known:
             raise ConfigError(f"scale: {unknown('scale', str(scale), known)}")
-        base = _merge(base, read_yaml(folder / f"{scale}.yaml"))
-    base = _merge(base, of_env)
-    merged = _merge(base, overrides)
+        scale_file = folder / f"{scale}.yaml"
+        sources.append((str(scale_file), read_yaml(scale_file)))
+    sources += [(name, over) for name, over in ((str(env_file), of_env), (overrides_from, overrides)) if over]
+    merged: dict[str, Any] = {}
+    for _, over in sources:
+        merged = _merge(merged, over)
     maps_file = merged.get("maps_file")
     if isinstance(maps_file, str) and maps_file:
         try:
             add_maps(maps_file)
         except ConfigError as error:
             raise ConfigError(f"maps_file: {error}") from None
-    return validated(Config, merged, str(path))
+    return validated(Config, merged, lambda loc: _source(sources, loc))
+
+
+def _source(sources: Sequence[tuple[str, Mapping[Any, Any]]], loc: Loc) -> str:
+    """Who gave what stands at `loc`, of sources of which later ones win; "" if it is of several."""
+    there = list(sources)
+    for part in loc:
+        found = [(name, values[part]) for name, values in there if part in values]
+        if not found:  # a key that is missing: the first source had to have it
+            return there[0][0]
+        there = []
+        for name, value in found:
+            there = [*there, (name, value)] if isinstance(value, Mapping) else []
+        if not there:
+            return found[-1][0]
+    return there[0][0] if len(there) == 1 else ""
 
 
 def dump_config(config: Config) -> str:

@@ -25,6 +25,7 @@ from dm2core.env.scenario import Scenario, load_scenario
 from dm2core.env.vector import GAME_LOOPS, BattleSim
 from dm2core.errors import DataError
 from dm2core.nets import Policy
+from dm2core.players import SCRIPTS, policy_file
 from dm2core.policies import load_policy
 from dm2core.records.checkpoint import load_metadata, load_tensors, sha256_in_manifest
 from dm2core.records.files import write_atomic
@@ -36,12 +37,6 @@ SUBFRAMES, LONG = 3, 60  # pictures per env step; two in battles longer than thi
 FRAME_MS, LAST_MS = 110, 1800
 STRIP = 6  # moments on the strip
 EDGE = 1.0  # cells shown beyond the arena, so that who stands at its border is whole
-SCRIPTS: dict[str, scripted.Policy] = {
-    "attack_nearest": scripted.attack_nearest,
-    "focus_fire": scripted.focus_fire,
-    "hide": scripted.hide,
-    "kite": scripted.kite,
-}
 Play = Callable[[int], NDArray[np.int64]]
 
 
@@ -108,25 +103,8 @@ def _player(
     if who in SCRIPTS or who == "random":
         policy = SCRIPTS[who] if who in SCRIPTS else scripted.random_legal(seed)
         return lambda _: policy(env, np.zeros(1, dtype=np.int64)), who.replace("_", " ")
-    path = _policy_file(who)
+    path = policy_file(who)
     return _trained(read_policy(path, env.spec), env, keys, greedy=greedy), _title(path)
-
-
-def check_player(who: str) -> None:
-    """ConfigError unless it is a script, or a file or cell folder that is there."""
-    if who in SCRIPTS or who == "random":
-        return
-    path = _policy_file(who)
-    if not Path(who).exists():
-        known = ", ".join(sorted([*SCRIPTS, "random"]))
-        raise ConfigError(f"--who {who}: neither a script ({known}) nor a policy file or cell folder")
-    if not path.is_file():
-        raise ConfigError(f"--who {who}: there is no {path.name} in it")
-
-
-def _policy_file(who: str) -> Path:
-    path = Path(who)
-    return path / "policy.safetensors" if path.is_dir() else path
 
 
 def read_policy(path: Path, spec: EnvSpec) -> Policy:
@@ -157,7 +135,7 @@ def map_of(who: str) -> str | None:
     """The map a policy file or cell folder was trained on, or a battle recorded on, if it says so."""
     if Path(who).suffix == ".npz":
         return Recording.load(Path(who)).map_name
-    path = _policy_file(who)
+    path = policy_file(who)
     return load_metadata(path).get("map") if path.exists() else None
 
 

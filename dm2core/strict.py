@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ class Strict(BaseModel):
 
 
 M = TypeVar("M", bound=Strict)
+Loc = tuple[int | str, ...]  # the parts of a key, as pydantic has them
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -78,15 +79,18 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}; {hint}known: {', '.join(map(str, known))}"
 
 
-def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
-    """`data` as a model; ConfigError is one line: where, key, what is expected, what is there."""
+def validated(model: type[M], data: Mapping[str, Any], where: str | Callable[[Loc], str]) -> M:
+    """`data` as a model; ConfigError is one line: where, key, what is expected, what is there.
+
+    `where` may depend on the key, and be nothing.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_one_line(model, error, where)) from None
 
 
-def _one_line(model: type[BaseModel], error: ValidationError, where: str) -> str:
+def _one_line(model: type[BaseModel], error: ValidationError, where: str | Callable[[Loc], str]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "value_error" and isinstance(first.get("ctx", {}).get("error"), ConfigError):
@@ -99,7 +103,8 @@ def _one_line(model: type[BaseModel], error: ValidationError, where: str) -> str
         text = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {str(first['input'])[:60]!r}"
         text += _as_yaml_has_it(first["input"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {text}{more}".replace("\n", " ")
+    place = where if isinstance(where, str) else where(first["loc"])
+    return f"{place}: {text}{more}".removeprefix(": ").replace("\n", " ")
 
 
 def _as_yaml_has_it(given: Any) -> str:

@@ -72,6 +72,7 @@ def _arm(
     metric: str,
     keep: set[object] | None,
     team: str | None,
+    planned: pd.DataFrame | None,
 ) -> Arm | str:
     """The arm's samples, or why there are none. An arm without any run of `team` stays whole."""
     if isinstance(arm, Level):
@@ -85,7 +86,7 @@ def _arm(
         if keep is not None:
             rows = rows[rows["seed"].isin(keep)]
         if rows.empty:
-            return f"no run of {run} on {map_name}"
+            return f"no run of {run} on {map_name}{_why_none(planned, map_name, run)}"
         waiting = int(rows["open_of_any_team" if _any_team(run) else "open"].iloc[0])
         if waiting:
             return f"{len(rows)} of {len(rows) + waiting} planned runs of {run} on {map_name} are finished"
@@ -99,10 +100,27 @@ def _arm(
     return Arm(samples, run_keys=keys)
 
 
+def _why_none(planned: pd.DataFrame | None, map_name: str, run: str) -> str:
+    """What keeps a condition without runs for good, as the end of a sentence; "" if runs are only to be made."""
+    if planned is None:
+        return ""
+    if _of_run(planned, run).empty:
+        return ": planned in no figure"
+    there = _rows(planned, map_name, run)
+    if there.empty or there["judged"].any():
+        return ""
+    return ": its runs are on a panel's own seeds, which no claim is judged by"
+
+
 def _rows(table: pd.DataFrame, map_name: str, run: str) -> pd.DataFrame:
+    return _of_run(table[table["map"] == map_name], run)
+
+
+def _of_run(table: pd.DataFrame, run: str) -> pd.DataFrame:
+    """One condition's rows, of all maps."""
     method, demos = split_run(run)
     listed = table["demos"].map(of_any_team) if _any_team(run) else table["demos"]
-    return table[(table["map"] == map_name) & (table["method"] == method) & (listed == demos)]
+    return table[(table["method"] == method) & (listed == demos)]
 
 
 def _any_team(run: str) -> bool:
@@ -117,12 +135,16 @@ def pairs_of(
     metric: str,
     keep: set[object] | None = None,
     team: str | None = None,
+    planned: pd.DataFrame | None = None,
 ) -> list[tuple[Arm, Arm]] | str:
-    """Both arms of each contrast, or why there are none; with seeds to `keep`, or of one expert team alone."""
+    """Both arms of each contrast, or why there are none; with seeds to `keep`, or of one expert team alone.
+
+    `planned` [map, method, demos, judged] tells a condition that is still to come from one that no figure plans.
+    """
     pairs = []
     for contrast in contrasts:
-        a = _arm(table, contrast.map, contrast.a, metric, keep, team)
-        b = _arm(table, contrast.map, contrast.b, metric, keep, team)
+        a = _arm(table, contrast.map, contrast.a, metric, keep, team, planned)
+        b = _arm(table, contrast.map, contrast.b, metric, keep, team, planned)
         for arm in (a, b):
             if isinstance(arm, str):
                 return arm

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dm2core.config import parse_demos_id
+from dm2core.config import Config, parse_demos_id
 from dm2core.env.scenario import known_maps
 from dm2core.methods import METHODS, split_method, split_run
 from dm2core.strict import ConfigError, Strict, read_yaml, unknown, validated
@@ -44,13 +44,18 @@ class Contrast(Strict):
     b: Arm
     paper: Paper | None = None
 
+    @property
+    def runs(self) -> list[str]:
+        """Those of both arms."""
+        return [*self.a, *([] if isinstance(self.b, Level) else self.b)]
+
     @model_validator(mode="after")
     def _runs_exist(self) -> Contrast:
         if self.map not in known_maps():
             raise ConfigError(f"map: {unknown('map', self.map, known_maps())}")
         if not isinstance(self.b, Level) and not self.b:
             raise ConfigError("b: an empty list; give runs or {level: number}")
-        for run in [*self.a, *([] if isinstance(self.b, Level) else self.b)]:
+        for run in self.runs:
             method, demos = split_run(run)
             base = split_method(method)[0]
             if base not in METHODS:
@@ -77,8 +82,7 @@ class Claim(Strict):
     @model_validator(mode="after")
     def _margins_have_demonstrators(self) -> Claim:
         for contrast in self.contrasts:
-            runs = [*contrast.a, *([] if isinstance(contrast.b, Level) else contrast.b)]
-            bare = [run for run in runs if split_run(run)[1] == "none"]
+            bare = [run for run in contrast.runs if split_run(run)[1] == "none"]
             if self.metric == "margin" and bare:
                 raise ConfigError(f"claim {self.id}: {bare[0]} has no demonstrators for metric margin")
         return self
@@ -121,9 +125,27 @@ class Claims(Strict):
         return self
 
 
-def load_claims(path: Path) -> Claims:
-    """The checked file; ConfigError is one line: file, key, what is allowed."""
-    return validated(Claims, read_yaml(path), str(path))
+def load_claims(path: Path, config: Config | None = None) -> Claims:
+    """The checked file; ConfigError is one line: file, key, what is allowed.
+
+    With a configuration, settings that a run's name changes are checked as there: one that does not exist would
+    otherwise look like a run that nobody has made yet.
+    """
+    claims = validated(Claims, read_yaml(path), str(path))
+    if config is not None:
+        for claim in claims.claims:
+            for contrast in claim.contrasts:
+                _check_changes(contrast, config, f"{path}: claim {claim.id}")
+    return claims
+
+
+def _check_changes(contrast: Contrast, config: Config, where: str) -> None:
+    methods = (split_run(run)[0] for run in contrast.runs)
+    for method in (method for method in methods if split_method(method)[1]):
+        try:
+            config.changed(method, contrast.map)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
 
 def file_sha256(path: Path) -> str:

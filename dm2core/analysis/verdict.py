@@ -173,6 +173,7 @@ def judge(
     contrasts: Sequence[Contrast],
     paper: float,
     seed_order: Sequence[object],
+    planned: pd.DataFrame | None,
 ) -> Row:
     """One row: `contrasts` is one of the claim's, or all of them. `table` and `training` are from `summarise`."""
     name = contrasts[0].map if len(contrasts) == 1 else "all"
@@ -187,7 +188,7 @@ def judge(
         "smallest_effect": claim.smallest_effect,
         "paper": paper,
     }
-    pairs = pairs_of(table, contrasts, claim.metric)
+    pairs = pairs_of(table, contrasts, claim.metric, planned=planned)
     if isinstance(pairs, str):
         return Row(**base, outcome="not tested", reason=pairs)  # type: ignore[arg-type]
     word, value, low, high = judge_pairs(pairs, claim, rng)
@@ -254,13 +255,15 @@ def verdict(
 ) -> pd.DataFrame:
     """Every claim judged, a row per contrast and one for a claim's contrasts together, then the theory's rows.
 
-    `runs` as for `summarise`; `training` likewise, of the battles that were learnt from; `planned` and `failed`
-    [CELL]; `theory` [test, statement, holds, ...]; `paper` maps (claim id, map) to the published A - B. A condition
-    is judged once each of its planned runs is finished or failed. Deterministic. DataError if the runs are damaged.
+    `runs` as for `summarise`; `training` likewise, of the battles that were learnt from; `planned` as of
+    `planned_runs`; `failed` [CELL]; `theory` [test, statement, holds, ...]; `paper` maps (claim id, map) to the
+    published A - B. A condition is judged once each of its planned runs that are judged is finished or failed.
+    Deterministic. DataError if the runs are damaged.
     """
     table = summarise(runs, claims)
     nothing = pd.DataFrame(columns=CELL)
-    waiting = {} if planned is None else open_runs(table, planned, nothing if failed is None else failed)
+    counted = None if planned is None else planned[planned["judged"]]
+    waiting = {} if counted is None else open_runs(table, counted, nothing if failed is None else failed)
 
     pooled = Counter[tuple[object, ...]]()
     for (*where, demos), count in waiting.items():
@@ -275,14 +278,14 @@ def verdict(
 
     table = with_open(table)
     learnt = None if training is None or training.empty else with_open(summarise(training, claims))
-    order = list(dict.fromkeys((table if planned is None else planned)["seed"]))
+    order = list(dict.fromkeys((table if counted is None else counted)["seed"]))
     paper = paper or {}
     rows = []
     for claim in claims.claims:
         parts = [[contrast] for contrast in claim.contrasts]
         for part in [*parts, *([claim.contrasts] if len(parts) > 1 else [])]:
             published = float(np.mean([paper.get((claim.id, contrast.map), np.nan) for contrast in part]))
-            rows.append(judge(table, learnt, claim, part, published, order))
+            rows.append(judge(table, learnt, claim, part, published, order, planned))
     judged = pd.DataFrame([vars(row) for row in rows])
     # The family: every contrast for itself. A claim's joint row repeats their runs, so it is a family of its own.
     for joint in (False, True):

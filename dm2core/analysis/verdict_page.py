@@ -69,8 +69,8 @@ def page(
         "Win rates of the same policies in both, 95 % intervals by Wilson; `dm2 evaluate --env`, docs/starcraft.md.",
         transfers,
         "## Theory",
-        "Numbers: docs/theory.md. Rows of best responses, of every state, of practice, without a condition and controls "
-        "are ours; the paper states the others.",
+        "Numbers: docs/theory.md. Rows of best responses, of every state, of practice, without a condition and "
+        "controls are ours; the paper states the others.",
         _table(
             ["test", "place", "statement", "outcome", "note"],
             [

@@ -24,6 +24,7 @@ from dm2core.records.verify import read_chain
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 50  # of the curve
+Metrics = list[tuple[int, str, float]]  # env_steps, key, value
 REWARDS = {
     "task": "the task reward",
     "mixed": "the task reward and its own discriminator's logit",
@@ -38,11 +39,12 @@ def explain(text: str, config: Config, config_file: Path) -> None:
     s = standing(found.results, found.name, kind=found.kind)
     manifest, fault = _manifest(s)
     option, config = _configuration_of(found, manifest, config, config_file)
-    fault = fault or _damage(s)
+    rows, damage = _metrics(s)
+    fault = fault or damage
     page = Table.grid(padding=(0, 2))
     page.add_column(style="bold", no_wrap=True)
     page.add_column()
-    for head, body in _rows(found, s, manifest, config, config_file):
+    for head, body in _rows(found, s, manifest, rows, config, config_file):
         page.add_row(head, body)
     if fault:
         page.add_row("damaged", Text(fault, "bold red"))
@@ -65,24 +67,19 @@ def _manifest(s: Standing) -> tuple[CellManifest | None, str]:
     return (found, "") if isinstance(found, CellManifest) else (None, f"{path}: not a cell's manifest")
 
 
-def _damage(s: Standing) -> str:
-    """What is wrong with a finished run's metrics."""
-    path = s.folder / "metrics.parquet"
-    try:
-        if path.is_file():
-            read_metrics(path, s.name)
-    except DataError as error:
-        return str(error)
-    return ""
-
-
 def _rows(
-    found: Found, s: Standing, manifest: CellManifest | None, config: Config, config_file: Path
+    found: Found,
+    s: Standing,
+    manifest: CellManifest | None,
+    rows: Metrics,
+    config: Config,
+    config_file: Path,
 ) -> Iterator[tuple[str, str | Text]]:
     parts = found.name.split("/")
     map_name, method, demos = parts[0], parts[1], parts[2] if found.kind == "cells" else "none"
     seed = int(parts[-1].removeprefix("seed"))
     yield "run", Text(found.name, "bold")
+    yield "results", found.results.as_posix()
     yield "", _what(method, map_name, demos, seed, expert=found.kind == "experts")
     yield "state", _state(s)
     try:
@@ -96,7 +93,7 @@ def _rows(
     yield "differs from", "\n".join([protocol, *lines])
     if demos != "none":
         yield "demonstrations", _card(found.results / "demos" / map_name / demos / "card.json")
-    yield from _curve(s)
+    yield from _curve(rows)
     if manifest is not None:
         yield from _effort(manifest)
         yield from _provenance(manifest)
@@ -178,8 +175,7 @@ def _card(path: Path) -> str:
         return f"{path}: not there, or damaged"
 
 
-def _curve(s: Standing) -> Iterator[tuple[str, str]]:
-    rows = _metrics(s)
+def _curve(rows: Metrics) -> Iterator[tuple[str, str]]:
     curve = sorted((steps, value) for steps, key, value in rows if key == "eval/win_rate")
     if not curve:
         yield "win rate", "no evaluation yet"
@@ -202,23 +198,20 @@ def sparkline(rates: tuple[float, ...]) -> str:
     return "".join(BARS[min(int(sum(share) / len(share) * len(BARS)), len(BARS) - 1)] for share in shares)
 
 
-def _metrics(s: Standing) -> list[tuple[int, str, float]]:
-    """(env_steps, key, value) of a finished cell, or of an unfinished one as far as it is."""
+def _metrics(s: Standing) -> tuple[Metrics, str]:
+    """Those of a finished cell and what is wrong with its file, or of an unfinished one as far as it is."""
     path = s.folder / "metrics.parquet"
     if path.is_file():
-        import pyarrow.parquet as pq
-
         try:
-            table = pq.read_table(path, columns=["env_steps", "key", "value"]).to_pylist()
-        except (OSError, ValueError):
-            return []
-        return [(row["env_steps"], row["key"], row["value"]) for row in table]
+            return list(read_metrics(path, s.name).itertuples(index=False, name=None)), ""
+        except DataError as error:
+            return [], str(error)
     try:
         lines = (s.state_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         rows = [json.loads(line) for line in lines if line.endswith("\n")]
     except (OSError, ValueError):
-        return []
-    return [(int(row[1]), str(row[2]), float(row[3])) for row in rows]
+        return [], ""
+    return [(int(row[1]), str(row[2]), float(row[3])) for row in rows], ""
 
 
 def _effort(m: CellManifest) -> Iterator[tuple[str, str]]:

@@ -24,24 +24,28 @@ class Found:
 
 
 def find_run(text: str, config: Config) -> Found:
-    """ConfigError, one line with the nearest names, if it is nobody's."""
+    """The run of a path or name; ConfigError, one line with the nearest names, if it is nobody's.
+
+    Of a name: the runs that are here come before the published ones, and these before what is only planned.
+    """
     path = Path(text)
     if path.exists() or any(part in KINDS for part in path.parts):
         found = _of_path(path)
         if found is not None:
             return found
     name = text.strip("/").removeprefix("cells/")
-    roots = [Path(config.results), *sorted(p for p in Path("results").glob("*") if p.is_dir())]
-    planned = {cell.path for cell in all_cells(config)}
+    configured, published = Path(config.results), sorted(Path("results/reference").glob("*"))
     known: dict[str, list[Found]] = {}
-    for root in dict.fromkeys(root for root in roots if root.is_dir() or root == Path(config.results)):
+    for root in dict.fromkeys([configured, *sorted(Path("results").glob("*")), *published]):
         for kind in KINDS:
-            names = set(begun(root, kind)) | (planned if (kind, root) == ("cells", roots[0]) else set())
-            for own in names:
+            for own in begun(root, kind):
                 shown = own if kind == "cells" else f"experts/{own}"
                 known.setdefault(shown, []).append(Found(root, kind, own))
-    match = known.get(name, [])
-    there = [found for found in match if (found.results / found.kind / found.name).is_dir()] or match
+    here = [found for found in known.get(name, []) if found.results not in {*published} - {configured}]
+    for cell in all_cells(config):
+        known.setdefault(cell.path, [Found(configured, "cells", cell.path)])
+    finished = [found for found in here if (found.results / found.kind / found.name).is_dir()]
+    there = finished or here or known.get(name, [])
     if len(there) > 1:
         paths = ", ".join((found.results / found.kind / found.name).as_posix() for found in there)
         raise ConfigError(f"{text}: is in several result folders; give one: {paths}")

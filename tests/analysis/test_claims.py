@@ -9,6 +9,7 @@ import yaml
 
 from dm2core.analysis.claims import load_claims
 from dm2core.analysis.paper_numbers import paper_differences
+from dm2core.config import load_config
 from dm2core.errors import DataError
 from dm2core.strict import ConfigError
 
@@ -55,6 +56,23 @@ def test_faults_are_one_line(tmp_path: Path, old: str, new: str, message: str) -
         load_claims(changed(tmp_path, old, new))
     assert message in str(error.value)
     assert "claims.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("ippo+clip_epsilon=0.2", "unknown setting 'clip_epsilon'; did you mean 'clip_eps'?"),
+        ("ippo+clip_eps=2", "map_params.clip_eps: input should be less than 1, got '2'"),
+        ("ippo+cloning.epochs=9", "ippo does not read cloning.epochs"),
+    ],
+)
+def test_a_setting_that_no_run_can_have_is_one_line(tmp_path: Path, run: str, message: str) -> None:
+    path = changed(tmp_path, "b: [ippo]", f"b: [{run}]")
+    load_claims(path)  # which settings there are is the configuration's to say
+    with pytest.raises(ConfigError) as error:
+        load_claims(path, load_config(ROOT / "config" / "config.yaml"))
+    assert str(error.value).startswith(f"{path}: claim i: method: {run}: ")
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_margin_needs_demonstrators(tmp_path: Path) -> None:

@@ -172,6 +172,17 @@ def test_a_fault_is_one_line_and_changes_nothing(
     assert load_scenario(NAME).sha256() == before.sha256()
 
 
+def test_a_map_without_hyper_parameters_says_how_to_give_them(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", "--config", str(CONFIG), "--set", "scale=smoke", "--set", f"maps_file={file}"]
+    train += ["--map", NAME, "--method", "ippo", "--seed", "1", "--out", str(file.with_name("cell"))]
+    assert cli.main(train) == 2
+    line = capsys.readouterr().err
+    assert f"maps: {NAME} has no hyper-parameters; give them: --set 'maps.{NAME}={{" in line
+    assert "unknown" not in line
+
+
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "none.yaml"
     assert cli.main(["replay", "--who", "kite", "--maps-file", str(path), "--out", "a.gif"]) == 2

@@ -37,7 +37,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ("ppo.lrr=0.1", ["ppo.lrr", "unknown key", "did you mean 'lr'", "gae_lambda"]),
+        ("ppo.lrr=0.1", ["dm2: --set: ppo.lrr: unknown key", "did you mean 'lr'", "gae_lambda"]),
         ("budget.env_steps=many", ["budget.env_steps", "integer", "'many'"]),
         ("budget.env_steps=-5", ["budget.env_steps", "greater than 0", "-5"]),
         (
@@ -93,12 +93,56 @@ def test_damaged_files_are_one_line(old: str, new: str, words: list[str], projec
         assert word in done.stderr
 
 
+def test_a_wrong_value_is_said_of_the_file_that_has_it(project: Path) -> None:
+    main, quick = (project / "config" / name for name in ("config.yaml", "scale/quick.yaml"))
+    mine = {"maps": {"2s3z": {"episodes_per_update": 4}}}
+    for path, old, new, given, said in (
+        (main, "gamma: 0.99", "gamma: 0.99\n  gama: 0.99", {}, f"{main}: ppo.gama: unknown key"),
+        (main, "gamma: 0.99", "", {"ppo": {"lr": 0.1}}, f"{main}: ppo.gamma: missing"),
+        (quick, "minibatches: ", "minibatchs: ", {}, f"{quick}: ppo.minibatchs: unknown key"),
+        (quick, "minibatches: ", "minibatches: -", {"ppo": {"lr": 0.1}}, f"{quick}: ppo.minibatches: input"),
+        (
+            quick,
+            "minibatches: ",
+            "minibatches: -",
+            {"ppo": {"minibatches": -1}},
+            "mine: ppo.minibatches: input",
+        ),
+        (main, "", "", mine, "mine: maps.2s3z.ppo_epochs: missing"),
+        (main, "", "", {"ppo": 3}, "mine: ppo: input"),
+        (main, "", "", {"seeds": [1, 1]}, "seeds: [1, 1] holds a seed twice"),  # a fault of several keys
+    ):
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(ConfigError) as error:
+            load_config(main, given, "mine")
+        assert str(error.value).startswith(said)
+        path.write_text(text)
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         (
             ["train", "--map", "5m_v_6m", "--method", "ippo", "--seed", "1", "--out", "o"],
             ["5m_v_6m", "5m_vs_6m"],
+        ),
+        (
+            ["train", "--map", "2s3z", "--method", "ippo", "--seed", "1", "--out", "o"],
+            ["2s3z has no hyper-parameters", "--set 'maps.2s3z={episodes_per_update: ..., ppo_epochs: ..., "],
+        ),
+        (
+            ["demos", "--map", "3mm", "--id", "ippo-q50_joint-concurrent", "--out", "o"],
+            ["unknown map '3mm'", "did you mean '3m'?"],
+        ),
+        (
+            ["replay", "--who", "kite", "--map", "3s_vs_3zz", "--out", "o.gif"],
+            ["unknown map '3s_vs_3zz'", "did you mean '3s_vs_3z'?"],
+        ),
+        (
+            ["evaluate", "--policy", "none", "--map", "3mm"],
+            ["unknown map '3mm'", "did you mean '3m'?"],
         ),
         (["train", "--map", "3m", "--method", "ppo", "--seed", "1", "--out", "o"], ["'ppo'", "ippo, dm2"]),
         (
@@ -124,6 +168,21 @@ def test_wrong_usage_is_one_line(args: list[str], words: list[str], project: Pat
     assert len(done.stderr.splitlines()) == 1
     for word in words:
         assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["replay", "--who", "kitee", "--map", "3m", "--out", "o.gif"], 2, "--who kitee: neither a script"),
+        (["evaluate", "--policy", "nowhere"], 65, "nowhere: no such policy file"),
+    ],
+)
+def test_a_name_of_nothing_is_said_before_torch_is_imported(
+    args: list[str], code: int, words: str, project: Path
+) -> None:
+    done = dm2(*args, cwd=project)
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and words in done.stderr
 
 
 def test_resolved_config_reads_back_to_itself(project: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from dm2core.cli import main
-from dm2core.config import Config, dump_config
+from dm2core.config import Config, dump_config, load_config
 from dm2core.inspection.explain import sparkline
+from dm2core.inspection.find_run import find_run
 from dm2core.records.manifest import Job
 from dm2core.train import train_cell
 
@@ -119,6 +121,28 @@ def test_a_bad_name_is_one_line_with_the_nearest(results: Path, capsys: pytest.C
     assert explained(results, "zzzz", capsys) == (
         2, "dm2: zzzz: no such run; dm2 status lists the cells\n"
     )  # fmt: skip
+
+
+def test_a_published_run_is_found_by_its_name_after_those_that_are_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "provenance.md").read_text(encoding="utf-8")
+    example = re.search(r"dm2 explain (\S+)", page)
+    assert example is not None
+    (tmp_path / "results").mkdir()  # a fresh clone
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    (tmp_path / "results" / "reference").symlink_to(ROOT / "results" / "reference")
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", example[1]]) == 0
+    page = capsys.readouterr().out
+    folder = "results/reference/switchboard"
+    assert re.search(rf"^results +{folder} *$", page, re.MULTILINE) and "finished" in page
+    assert f"snakemake {folder}/cells/{example[1]}/metrics.parquet" in page
+    quick = load_config("config/config.yaml")
+    name = "5m_vs_6m/dm2/ippo-q30_joint-concurrent/seed112358"
+    assert find_run(name, quick).results == Path("results/reference/campaign")
+    (tmp_path / quick.results / "state" / "cells" / example[1]).mkdir(parents=True)
+    assert find_run(example[1], quick).results == Path(quick.results)
 
 
 def test_the_configuration_may_lie_elsewhere(

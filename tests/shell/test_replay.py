@@ -24,11 +24,11 @@ from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 
 
-def _policy(path: Path) -> Actor:
+def _policy(path: Path, map_name: str = "3m") -> Actor:
     spec = BattleSim("3m", 1).spec
     actor = Actor(spec.n_agents, spec.obs_size + spec.n_actions + spec.n_agents, spec.n_actions, 16)
     actor.init(torch.Generator().manual_seed(3))
-    save_tensors(path, actor.state_dict(), {"map": "3m"})
+    save_tensors(path, actor.state_dict(), {"map": map_name})
     return actor
 
 
@@ -98,6 +98,20 @@ def test_a_drawn_recording_was_computed_where_it_was_recorded(tmp_path: Path) ->
     about = read_manifest(drawn.with_suffix(".manifest.json"))
     assert isinstance(about, Manifest) and about.numerics["cpu_capability"] == ["ELSEWHERE"]
     assert not [why for why in about.not_for_publication if "mixed" in why]
+
+
+def test_a_policy_of_a_map_that_is_not_known_here_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "policy.safetensors")
+    _policy(tmp_path / "policy.safetensors", "3m_vs_4ling")
+    for command in (
+        ["replay", "--who", path, "--out", str(tmp_path / "x.gif")],
+        ["evaluate", "--policy", path],
+    ):
+        assert main(command) == EXIT_DATA
+        line = capsys.readouterr().err
+        assert len(line.splitlines()) == 1 and "unknown map '3m_vs_4ling'" in line and "--maps-file" in line
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def test_cells_under_a_filter_plan_those_cells_and_what_they_learn_from(tmp_path
     [
         ("only_map=3m_vs_3m", r"only_map: no cell has 3m_vs_3m; there are: 3m\n"),
         ("only_seed=7", r"only_seed: no cell has 7; there are: 112358, 1285842\n"),
-        ("sead=1", r"sead: unknown key 'sead'; did you mean 'seeds'"),
+        ("sead=1", r"smoke.yaml or --config: sead: unknown key 'sead'; did you mean 'seeds'"),
         ("eval_seed=-1", r"eval_seed: .*greater than or equal to 0"),
         ("scale=tiny", r"unknown scale 'tiny'"),
     ],
@@ -64,6 +64,22 @@ def test_a_cell_on_an_unknown_map_is_refused(tmp_path: Path) -> None:
     assert outcome.code != 0
     assert "did you mean '5m_vs_6m'" in outcome.text
     assert "Traceback (most recent" not in outcome.text
+
+
+def test_a_figure_that_does_not_exist_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+    outcome = snakemake(tmp_path, "-n", "figures/gail_onli.pdf", *SMOKE)
+    assert outcome.code != 0
+    said = "unknown figure 'gail_onli'; did you mean 'gail_only'?"
+    assert outcome.text.count(said) == 1, outcome.text
+    assert "Traceback (most recent" not in outcome.text
+
+
+def test_every_figure_has_one_rule(tmp_path: Path) -> None:
+    names = ["demo_ablation.pdf", "theory.csv", "replay_3m.gif", "replay_3m.manifest.json", "gail_only.png"]
+    outcome = snakemake(tmp_path, "-n", *(f"figures/{name}" for name in names), *SMOKE)
+    assert outcome.code == 0, outcome.text
+    drawn = {rule for rule in outcome.plan if rule.startswith(("plot_", "replay_"))}
+    assert drawn == {"plot_demo_ablation", "plot_theory", "replay_pair", "plot_figure"}
 
 
 def test_slurm_profile_is_found_by_name_and_holds_no_site(tmp_path: Path) -> None:

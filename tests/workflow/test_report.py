@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import SMOKE, snakemake
+from dm2core.errors import EXIT_USAGE
+from workflow.scripts import animate_battle
+
+from .conftest import ROOT, SMOKE, snakemake
 from .test_run import SEED
 
 CATEGORIES = ("Demonstration ablation", "Verdict", "Theory", "Battles", "Provenance")
@@ -85,3 +88,11 @@ def test_a_browser_without_a_network_shows_the_menu(page: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr[-2000:]
     menu = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
     assert all(f">{name}<" in menu or name in re.sub(r"<[^>]+>", " ", menu) for name in CATEGORIES)
+
+
+@pytest.mark.parametrize("name", ["README.md", "results/reference/figures/core.png", "nowhere.gif"])
+def test_what_is_no_gif_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "battle.png"
+    assert animate_battle.main(["--gif", str(ROOT / name), "--out", str(out)]) == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and name in said and not out.exists()

@@ -42,8 +42,10 @@ def resolve(given):
     """Resolved config, demo_ablation's cells, and the cells under the filters; a bad key is one line."""
     overrides = typed({key: value for key, value in given.items() if key not in FILTERS})
     only = typed({key: value for key, value in given.items() if key in FILTERS})
+    by = [str(path) for path in workflow.overwrite_configfiles]
+    by += ["--config"] if workflow.config_settings.config else []
     try:
-        resolved = load_config(Path(workflow.basedir) / "config" / "config.yaml", overrides)
+        resolved = load_config(Path(workflow.basedir) / "config" / "config.yaml", overrides, " or ".join(by))
         return resolved, grid.cells(resolved), grid.select(grid.cells_of(resolved, only), only)
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
@@ -78,6 +80,7 @@ os.environ.update(
 
 
 SET = re.sub(r"\?P<\w+>", "?:", DEMOS_ID)  # Snakemake names the groups of a pattern itself
+OTHERS = r"(?:demo_ablation|theory|replay_\w+)\."  # in figures/, by rules of their own
 
 
 wildcard_constraints:
@@ -85,7 +88,7 @@ wildcard_constraints:
     method=METHOD_NAME,
     demos=rf"none|{SET}",
     demos_id=SET,
-    figure="|".join(FIGURES),
+    figure=rf"(?!{OTHERS})[a-z_]+",  # any name: the grid knows the nearest of a wrong one
     seed=r"\d+",
 
 

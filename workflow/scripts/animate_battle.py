@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageSequence
 
-from dm2core.errors import guarded
+from dm2core.errors import EXIT_USAGE, guarded
 from dm2core.records.files import write_atomic
 
 
@@ -18,7 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gif", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the animation, .png")
     args = parser.parse_args(argv)
-    with Image.open(args.gif) as gif:
+    try:
+        opened = Image.open(args.gif, formats=["GIF"])
+    except OSError:
+        print(f"--gif {args.gif}: no GIF that can be read", file=sys.stderr)
+        return EXIT_USAGE
+    with opened as gif:
         colours = gif.getpalette("RGB")
         assert colours is not None  # a GIF has one
         palette = Image.new("P", (1, 1))

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config = load_config(args.config)
-        claims = load_claims(args.claims)
+        claims = load_claims(args.claims, config)
         results = Path(config.results)
         used = _inputs(args, results)
         job = Job("verdict", hash_file(args.config), used, seeds=config.seeds, scale=config.scale)
@@ -57,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs, training = (
             table[judged_runs(table, planned)] for table in (read_runs(results), read_training(results))
         )
-        planned = planned[planned["judged"]]
         failed = _table(results / "failed.csv", CELL)
         theory = _table(args.theory, ["test", "statement", "holds"]) if args.theory else None
         judged = verdict(
@@ -78,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_tidy(runs, args.out)
     write_csv(judged, args.out / "verdict.csv", "%.9g")  # beyond that processors of two makers differ
     finished = runs[CELL].drop_duplicates()
-    waiting = len(planned.merge(finished, on=CELL, how="left", indicator=True).query("_merge == 'left_only'"))
+    counted = planned[planned["judged"]]
+    waiting = len(counted.merge(finished, on=CELL, how="left", indicator=True).query("_merge == 'left_only'"))
     counts = {
         "finished": len(finished),
         "failed": 0 if failed is None else len(failed),

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = Path(config.results)
         _keep_figures(results.parent, args.figures)
         verdict = verdict_block(pd.read_csv(results / "verdict" / "verdict.csv"))
-        runs, claims = read_runs(results), load_claims(Path(config.claims))
+        runs, claims = read_runs(results), load_claims(Path(config.claims), config)
         blocks = {
             args.readme: {"verdict": verdict},
             args.page: {
