@@ -273,9 +273,22 @@ def calibrated_digest(wildcards):
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-# The real game's share: a cell runs some games beside its one thread. Memory and speed of a game are assumed.
+# The real game's share: a step runs some games beside its one thread. Memory and speed of a game are assumed.
 GAMES = CONFIG.smac.games if CONFIG.env == "smac" else 0
 GAME_MB, GAME_STEPS_PER_MINUTE = 1500, 1_500
+
+
+def games(wildcards):
+    """Real games that play a step's battles, and how many more there are to evaluate; see docs/starcraft.md."""
+    method = wildcards.get("method", "") if GAMES else ""
+    if method.startswith("qmix"):
+        return 1, 0
+    return (CONFIG.rmappo.battles, GAMES) if method.startswith("rmappo") else (GAMES, 0)
+
+
+def battle_threads(wildcards):
+    """Of a step that fights battles: a game is idle while the others evaluate."""
+    return 1 + max(games(wildcards))
 
 
 def memory(wildcards, attempt):
@@ -283,9 +296,8 @@ def memory(wildcards, attempt):
 
 
 def battle_memory(wildcards, attempt):
-    """Of a step that fights battles; RMAPPO's go on in games of their own while others evaluate."""
-    own = CONFIG.rmappo.battles if GAMES and wildcards.get("method", "").startswith("rmappo") else 0
-    return 2000 * attempt + GAME_MB * (GAMES + own)
+    """Of a step that fights battles."""
+    return 2000 * attempt + GAME_MB * sum(games(wildcards))
 
 
 def pack_memory(pack):
@@ -295,8 +307,12 @@ def pack_memory(pack):
 
 def minutes_for(env_steps):
     """Time limit to ask a scheduler for: generous, and more with every attempt; cells resume."""
-    a_minute = GAME_STEPS_PER_MINUTE * GAMES if GAMES else 20_000
-    return lambda wildcards, attempt: attempt * (30 + env_steps // a_minute)
+
+    def minutes(wildcards, attempt):
+        a_minute = GAME_STEPS_PER_MINUTE * games(wildcards)[0] if GAMES else 20_000
+        return attempt * (30 + env_steps // a_minute)
+
+    return minutes
 
 
 def minutes_on_map(budget):

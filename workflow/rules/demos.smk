@@ -13,7 +13,7 @@ rule sample_demos:
         f"{RESULTS}/benchmarks/demos/{{map}}/{{demos_id}}.tsv"
     conda:
         "../../environment-smac.yml" if GAMES else "../../environment.yml"
-    threads: 1 + GAMES
+    threads: battle_threads
     resources:
         mem_mb=battle_memory,
         runtime=minutes_for(0),
