@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from .conftest import ROOT
 
@@ -75,6 +76,34 @@ def game(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     return asked(
         tmp_path_factory.mktemp("game"), *targets, "r/experts/5m_vs_6m/qmix/seed1/manifest.json", env="smac"
     )
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+    return asked(
+        tmp_path_factory.mktemp("simulator"),
+        *cells("5m_vs_6m/ippo", "5m_vs_6m/rmappo", "5m_vs_6m/qmix"),
+        "r/experts/5m_vs_6m/qmix/seed1/manifest.json",
+    )
+
+
+def test_qmix_asks_for_twice_the_time_of_the_others_in_the_simulator(simulator: dict[str, Job]) -> None:
+    assert {name: job["runtime"] for name, job in simulator.items()} == {
+        "5m_vs_6m ippo": 30 + 500,
+        "5m_vs_6m rmappo": 30 + 500,
+        "5m_vs_6m qmix": 30 + 1000,
+        "expert 5m_vs_6m qmix": 30 + 1000,
+    }
+    assert {job["threads"] for job in simulator.values()} == {1}
+
+
+def test_the_third_attempt_of_every_cell_fits_the_examples_partitions(simulator: dict[str, Job]) -> None:
+    limits = yaml.safe_load((ROOT / "slurm" / "site-example" / "partitions.yaml").read_text())["partitions"][
+        "cpu"
+    ]
+    for name, job in simulator.items():
+        assert 3 * job["runtime"] <= 1440 * int(limits["max_runtime"].removesuffix("d")), name
+        assert 3 * job["mem_mb"] <= limits["max_mem_mb"] and job["threads"] <= limits["max_threads"], name
 
 
 def test_a_cell_in_the_game_asks_for_the_games_that_its_method_plays_on(game: dict[str, Job]) -> None:
