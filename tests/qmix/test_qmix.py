@@ -21,6 +21,7 @@ from dm2core.qmix.loss import EpisodeBatch, agent_values, inputs, td_loss
 from dm2core.qmix.mixer import Mixer
 from dm2core.qmix.net import QNet
 from dm2core.qmix.replay import Replay
+from dm2core.qmix.settings import replay_bytes
 
 PATH = Path(__file__).parents[2] / "config" / "config.yaml"
 CONFIG = load_config(
@@ -227,6 +228,12 @@ def test_a_place_holds_its_newest_episode_and_zeros_whatever_lay_there_before() 
         for at, (value, length) in expected.items():
             write(pure, at, length, value)
         assert all(torch.equal(getattr(replay, name), getattr(pure, name)) for name in GRIDS)
+
+
+@pytest.mark.parametrize("map_name", ["3m", "5m_vs_6m", "3s_vs_5z"])
+def test_a_full_replays_size_is_known_before_there_is_one(map_name: str) -> None:
+    replay = Replay(map_spec(map_name), 7)
+    assert replay_bytes(replay.spec, 7) == sum(getattr(replay, name).nbytes for name in GRIDS)
 
 
 def test_short_episodes_take_little_memory() -> None:

@@ -19,7 +19,9 @@ from snakemake.exceptions import WorkflowError
 from dm2core.analysis import grid
 from dm2core.analysis.calibration import PAPER_BUFFER, calibration_cells
 from dm2core.config import DEMOS_ID, FIGURES, ConfigError, dump_config, load_config
+from dm2core.env.scenario import load_scenario
 from dm2core.errors import DataError
+from dm2core.qmix.settings import replay_bytes
 from dm2core.records.manifest import read_manifest
 
 # One thread per cell: the thread count is part of a result, and cells are what runs side by side.
@@ -295,8 +297,22 @@ def memory(wildcards, attempt):
     return 2000 * attempt
 
 
-def battle_memory(wildcards, attempt):
-    """Of a step that fights battles."""
+def cell_memory(wildcards, attempt):
+    """Of a cell or an expert: what was measured, and the replay that QMIX has; see docs/slurm.md."""
+    most = 2000 + replay_mb(wildcards.map) if wildcards.method.startswith("qmix") else 0
+    return max(3000, most) * attempt + GAME_MB * sum(games(wildcards))
+
+
+def replay_mb(map_name):
+    """Of a full replay of QMIX. The game's is saved with all that was seen, by way of two copies."""
+    from dm2core.env.vector import map_spec  # takes a second, which other steps need not wait
+
+    size = replay_bytes(map_spec(map_name), CONFIG.qmix.replay_episodes)
+    return (3 if GAMES else 1) * size // 1_000_000
+
+
+def demos_memory(wildcards, attempt):
+    """Of a demonstration set."""
     return 2000 * attempt + GAME_MB * sum(games(wildcards))
 
 
@@ -315,6 +331,15 @@ def steps_a_minute(wildcards):
 def minutes_for(env_steps):
     """Time limit to ask a scheduler for: generous, and more with every attempt; cells resume."""
     return lambda wildcards, attempt: attempt * (30 + env_steps // steps_a_minute(wildcards))
+
+
+def demos_minutes(wildcards, attempt):
+    """Of a demonstration set: in the real game all its battles, as if every one went on to the time limit."""
+    steps = 0
+    if GAMES:
+        battles = grid.demo_battles(CONFIG, wildcards.map, wildcards.demos_id)
+        steps = battles * load_scenario(wildcards.map).episode_limit
+    return minutes_for(steps)(wildcards, attempt)
 
 
 def minutes_on_map(budget):

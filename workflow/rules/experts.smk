@@ -12,7 +12,7 @@ rule train_expert:
         "../../environment-smac.yml" if GAMES else "../../environment.yml"
     threads: battle_threads
     resources:
-        mem_mb=battle_memory,
+        mem_mb=cell_memory,
         runtime=minutes_on_map("expert_env_steps"),
     params:
         digest=expert_digest,

@@ -13,7 +13,7 @@ rule train_cell:
         "../../environment-smac.yml" if GAMES else "../../environment.yml"
     threads: battle_threads
     resources:
-        mem_mb=battle_memory,
+        mem_mb=cell_memory,
         runtime=minutes_on_map("env_steps"),
     params:
         digest=cell_digest,
