@@ -101,6 +101,14 @@ def test_the_game_is_planned_at_the_papers_scale(tmp_path: Path) -> None:
     assert "results/paper" not in plain.text
 
 
+def test_the_report_shows_no_battles_of_the_simulator_as_the_games(tmp_path: Path) -> None:
+    shown = snakemake(tmp_path, "-n", "report_parts", "--config", "env=smac").plan
+    assert {"plot_demo_ablation", "verdict", "write_provenance"} <= set(shown)
+    assert not {"record_battle", "replay_pair", "animate_battle"} & set(shown)
+    caption = (ROOT / "workflow" / "report" / "replay.rst").read_text()
+    assert caption.startswith("The same battle of the embedded simulator")
+
+
 def locked(file: str) -> dict[str, str]:
     rows = (line.split("==") for line in (ROOT / file).read_text().splitlines() if not line.startswith("#"))
     return dict(rows)

@@ -234,9 +234,14 @@ def table_digest(wildcards):
 def report_files():
     """Verdict, theory, battles, demo_ablation, and the other figures that were drawn under this configuration."""
     made = [name for name in FIGURES if drawn_under(f"figures/{name}.manifest.json")]
-    names = ["demo_ablation", *made, "theory", *(f"replay_{map}" for map in CONFIG.demo_ablation.maps)]
+    names = ["demo_ablation", *made, "theory", *(f"replay_{map}" for map in replayed_maps())]
     ends = {name: ".gif" if name.startswith("replay") else ".pdf" for name in names}
     return [f"{RESULTS}/verdict/verdict.html", *(f"figures/{name}{end}" for name, end in ends.items())]
+
+
+def replayed_maps():
+    """Maps with a battle on the report's page: none with the real game, for it is the simulator that fights them."""
+    return [] if GAMES else CONFIG.demo_ablation.maps
 
 
 def drawn_under(manifest):
