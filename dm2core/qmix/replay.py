@@ -75,17 +75,15 @@ class Replay:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that `load_tensors` needs."""
+        """Everything that `load_tensors` needs, as views that the next episode changes."""
         saved = {
-            "keys": torch.from_numpy(self.keys.view(np.int64).copy()),
-            "actions": self.actions.clone(),
-            "lengths": self.lengths.clone(),
-            "bootstraps": self.bootstraps.clone(),
+            "keys": torch.from_numpy(self.keys.view(np.int64)),
+            "actions": self.actions,
+            "lengths": self.lengths,
+            "bootstraps": self.bootstraps,
             "inserted": torch.tensor(self.inserted),
         }
-        return (
-            saved if self.repeatable else saved | {name: grid.clone() for name, grid in self._seen().items()}
-        )
+        return saved if self.repeatable else saved | self._seen()
 
     def _seen(self) -> dict[str, Tensor]:
         """Views of what the episodes have written of the grids that `actions` alone cannot tell."""
