@@ -284,6 +284,11 @@ class Config(Strict):
         """How the real game is run, None for the simulator: what `make_env` takes."""
         return self.smac if self.env == "smac" else None
 
+    def games_of(self, method: str) -> Smac | None:
+        """The same for a cell of one method: QMIX fights one battle at a time, so a single game is enough for it."""
+        one = METHODS[split_method(method)[0]].family == "qmix"
+        return self.games.model_copy(update={"games": 1}) if self.games and one else self.games
+
     def _check_run(self, where: str, map_name: str, run: str) -> None:
         method, demos = split_run(run)
         try:
@@ -476,6 +481,7 @@ def cell_config(
     changed = config.changed(method, map_name)
     budget = config.budget_on(map_name)
     params = changed.map_params.model_dump()
+    games = config.games_of(base)
     fields = {
         "map_name": map_name,
         "map_sha256": user_map_sha256(map_name),
@@ -500,7 +506,7 @@ def cell_config(
         "rmappo": _rmappo(config.rmappo, map_name, params) if kind.family == "rmappo" else None,
         "own_episodes": config.own_episodes if kind.learns_from == "self" else None,
         "results_version": RESULTS_VERSION,
-        "smac": None if config.games is None else config.games.model_dump(),
+        "smac": None if games is None else games.model_dump(),
     }
     return validated(CellConfig, fields, "cell")
 

@@ -29,7 +29,7 @@ class Learner(Protocol):
         """
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that changes, by flat names."""
+        """Everything that changes, by flat names; views, good until the learner goes on."""
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of `tensors`; KeyError if one is missing. `iteration` and `env_steps` are set by the caller."""

@@ -20,7 +20,8 @@ def lazy_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
     count = math.prod(shape)
     if count == 0:
         return torch.zeros(shape, dtype=dtype)
-    room = mmap.mmap(-1, count * dtype.itemsize)
+    # Private, because of shared memory also pages that are only read come to exist.
+    room = mmap.mmap(-1, count * dtype.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
         room.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(room, dtype=dtype).view(shape)

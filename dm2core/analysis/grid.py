@@ -170,6 +170,15 @@ def demonstrators(config: Config, map_name: str, demos_id: str) -> list[int]:
     return [seeds[(demos.first_team - 1 + i) % len(seeds)] for i in range(count)]
 
 
+def demo_battles(config: Config, map_name: str, demos_id: str) -> int:
+    """Battles it takes to make one set (demos.py): the demonstrations, and two measurements of everyone who plays."""
+    demos = parse_demos_id(demos_id)
+    plays = 1 if demos.concurrent else load_scenario(map_name).n_agents
+    teams = len(demonstrators(config, map_name, demos_id)) or 1  # random play is one, too
+    strangers = not demos.joint and demos.concurrent
+    return plays * config.demos.episodes + 2 * (teams + strangers) * config.demos.card_episodes
+
+
 def expert_digest(config: Config, map_name: str, method: str, seed: int) -> str:
     """Digest of everything that decides an expert's numbers."""
     return cell_config(config, map_name=map_name, method=method, seed=seed, expert=True).digest()

@@ -32,6 +32,7 @@ class Replay:
         self.lengths = torch.zeros(capacity, dtype=torch.int64)
         self.bootstraps = torch.zeros(capacity, dtype=torch.bool)  # its last step, from the final observation
         self.keys = np.zeros(capacity, dtype=np.uint64)
+        self.begun = False  # an episode that has not ended lies at the next place
 
     def __len__(self) -> int:
         return min(self.inserted, self.capacity)
@@ -39,15 +40,18 @@ class Replay:
     def begin(self, key: np.uint64) -> int:
         """Make room for an episode; its place, for the caller to write to row by row, `end` when it is over."""
         place = self.inserted % self.capacity
+        # An episode that never came to its end, its game lost, may have been written to any row.
+        rows = self.spec.episode_limit + 1 if self.begun else int(self.lengths[place]) + 1
         for grid in (self.obs, self.avail_actions, self.state, self.actions, self.rewards):
-            grid[place] = 0
-        self.keys[place] = key
+            grid[place, :rows] = 0
+        self.keys[place], self.begun = key, True
         return place
 
     def end(self, place: int, length: int, *, bootstraps: bool) -> None:
         """The episode at `place` took `length` steps; its last is terminal unless it `bootstraps`."""
         self.lengths[place], self.bootstraps[place] = length, bootstraps
         self.inserted += 1
+        self.begun = False
 
     def batch(self, places: NDArray[np.int64]) -> EpisodeBatch:
         """The episodes at `places` [E], cut to the longest of them."""
@@ -71,17 +75,15 @@ class Replay:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that `load_tensors` needs."""
+        """Everything that `load_tensors` needs, as views that the next episode changes."""
         saved = {
-            "keys": torch.from_numpy(self.keys.view(np.int64).copy()),
-            "actions": self.actions.clone(),
-            "lengths": self.lengths.clone(),
-            "bootstraps": self.bootstraps.clone(),
+            "keys": torch.from_numpy(self.keys.view(np.int64)),
+            "actions": self.actions,
+            "lengths": self.lengths,
+            "bootstraps": self.bootstraps,
             "inserted": torch.tensor(self.inserted),
         }
-        return (
-            saved if self.repeatable else saved | {name: grid.clone() for name, grid in self._seen().items()}
-        )
+        return saved if self.repeatable else saved | self._seen()
 
     def _seen(self) -> dict[str, Tensor]:
         """Views of what the episodes have written of the grids that `actions` alone cannot tell."""
@@ -94,13 +96,14 @@ class Replay:
         }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Inverse of `tensors`: the battles are fought again, if they can be."""
+        """Inverse of `tensors`, for a fresh replay: the battles are fought again, if they can be."""
         self.keys[:] = tensors["keys"].numpy().view(np.uint64)
         self.actions[:], self.lengths[:] = tensors["actions"], tensors["lengths"]
         self.bootstraps[:], self.inserted = tensors["bootstraps"], int(tensors["inserted"])
         if not self.repeatable:
-            for name, grid in self._seen().items():
-                grid.copy_(tensors[name])
+            names = list(self._seen())
+            for place in range(len(self)):
+                self._put(place, {name: tensors[name][place] for name in names})
             return
         for first in range(0, len(self), CHUNK):
             there = slice(first, min(first + CHUNK, len(self)))
@@ -109,7 +112,18 @@ class Replay:
             played = replay_battles(
                 env, self.keys[there], self.actions[there].numpy(), self.lengths[there].numpy(), states=True
             )
-            self.obs[there] = torch.from_numpy(played.obs)
-            self.avail_actions[there] = torch.from_numpy(played.avail_actions).to(torch.uint8)
-            self.rewards[there] = torch.from_numpy(played.rewards)
-            self.state[there] = torch.from_numpy(played.states)
+            seen = {
+                "obs": torch.from_numpy(played.obs),
+                "avail_actions": torch.from_numpy(played.avail_actions),
+                "state": torch.from_numpy(played.states),
+                "rewards": torch.from_numpy(played.rewards),
+            }
+            for k in range(count):
+                self._put(first + k, {name: grid[k] for name, grid in seen.items()})
+
+    def _put(self, place: int, seen: dict[str, Tensor]) -> None:
+        """What was seen in the episode at `place`; rows behind its end are not touched."""
+        length = int(self.lengths[place])
+        for name, values in seen.items():
+            rows = length if name == "rewards" else length + 1
+            getattr(self, name)[place, :rows] = values[:rows]

@@ -7,10 +7,18 @@ from typing import Annotated
 from pydantic import Field
 
 from dm2core.strict import Strict
+from dm2core.types import EnvSpec
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
+
+
+def replay_bytes(spec: EnvSpec, episodes: int) -> int:
+    """Memory of a replay (replay.py) whose episodes all went on to the time limit."""
+    n, steps = spec.n_agents, spec.episode_limit
+    seen = 4 * (n * spec.obs_size + spec.state_size) + n * spec.n_actions
+    return episodes * ((steps + 1) * seen + steps * (n + 4))
 
 
 class Qmix(Strict):

@@ -93,7 +93,7 @@ def save_sealed(
     """One sealed file; `keep` as for `write_atomic`."""
     payload = _pack(tensors, {})
     head = {"format": FORMAT, "sha256": "", **asdict(progress)}
-    head["sha256"] = hashlib.sha256(_canonical(head) + payload).hexdigest()
+    head["sha256"] = _seal(head, payload)
     write_atomic(path, _canonical(head) + b"\n" + payload, keep)
 
 
@@ -144,8 +144,7 @@ def load_sealed(path: Path) -> tuple[Progress, dict[str, torch.Tensor]] | None:
     line, _, payload = read_file(path).partition(b"\n")
     try:
         head = json.loads(line)
-        expected = hashlib.sha256(_canonical(head | {"sha256": ""}) + payload).hexdigest()
-        if head["sha256"] != expected:
+        if head["sha256"] != _seal(head | {"sha256": ""}, payload):
             return None
         version = head.pop("format")
         del head["sha256"]
@@ -156,11 +155,21 @@ def load_sealed(path: Path) -> tuple[Progress, dict[str, torch.Tensor]] | None:
     raise DataError(f"{path}: written in format {version}, this version reads {FORMAT}; delete the folder")
 
 
+def _seal(head: Mapping[str, object], payload: bytes) -> str:
+    """SHA-256 (hex) of both, without a copy of the payload."""
+    digest = hashlib.sha256(_canonical(head))
+    digest.update(payload)
+    return digest.hexdigest()
+
+
 def _canonical(head: Mapping[str, object]) -> bytes:
     return json.dumps(head, sort_keys=True).encode()
 
 
 def _pack(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Bytes that depend on content alone: safetensors writes several metadata keys in random order, so one is used."""
+    """Bytes that depend on content alone: safetensors writes several metadata keys in random order, so one is used.
+
+    Tensors are taken as they lie, a replay may hold gigabytes.
+    """
     about = {"dm2": json.dumps(dict(metadata), sort_keys=True)}
-    return save_safetensors({k: v.detach().contiguous().clone() for k, v in tensors.items()}, about)
+    return save_safetensors({k: v.detach().contiguous() for k, v in tensors.items()}, about)

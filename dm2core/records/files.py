@@ -21,9 +21,10 @@ def write_atomic(path: Path, data: bytes, keep: Path | None = None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb", buffering=0) as handle:
-            _write_all(handle, data[: len(data) // 2])
+            view = memoryview(data)  # its parts are no copies
+            _write_all(handle, view[: len(data) // 2])
             reach("write-half", path.name)
-            _write_all(handle, data[len(data) // 2 :])
+            _write_all(handle, view[len(data) // 2 :])
             reach("write-unsynced", path.name)
             os.fsync(handle.fileno())
         reach("write-synced", path.name)
@@ -43,9 +44,8 @@ def write_atomic(path: Path, data: bytes, keep: Path | None = None) -> None:
         raise write_error(path, len(data), error) from None
 
 
-def _write_all(handle: FileIO, data: bytes) -> None:
-    """All of `data`; a write may take only a part of it, on a disk that is nearly full for example."""
-    view = memoryview(data)
+def _write_all(handle: FileIO, view: memoryview) -> None:
+    """All of `view`; a write may take only a part of it, on a disk that is nearly full for example."""
     while view:
         view = view[handle.write(view) :]
 

@@ -7,11 +7,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from dm2core import demos, evaluate
+from dm2core.analysis.grid import VARIANTS, demo_battles
 from dm2core.cli import main
 from dm2core.config import CellConfig, Config, ConfigError, parse_demos_id
 from dm2core.demonstrations import load_demos
@@ -20,6 +23,8 @@ from dm2core.env.vector import make_env
 from dm2core.errors import DataError
 from dm2core.records.manifest import NO_SEAL, Manifest, read_manifest, to_bytes
 from dm2core.records.verify import verify
+from dm2core.rollout import Rollout, collect
+from dm2core.types import BattleEnv
 
 K = 12
 Sets = dict[str, Path]
@@ -63,6 +68,22 @@ def test_independent_agents_come_from_their_own_team(
     assert not np.array_equal(own[1].obs, joint[1].obs)
     make_demos(config, "3m", "ippo-q50_joint-nonconcurrent", experts[1:], tmp_path / "second")
     assert np.array_equal(own[1].obs, load_demos(tmp_path / "second").agents[1].obs)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_plan_knows_how_many_battles_a_set_takes(
+    variant: str, config: Config, experts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[int] = []
+
+    def counted(env: BattleEnv, *arguments: Any, **options: Any) -> Rollout:
+        played.append(env.num_battles)
+        return collect(env, *arguments, **options)
+
+    for module in (demos, evaluate):
+        monkeypatch.setattr(module, "collect", counted)
+    make_demos(config, "3m", f"ippo-q50_{variant}", experts, tmp_path)
+    assert sum(played) == demo_battles(config, "3m", f"ippo-q50_{variant}")
 
 
 def test_the_card_names_every_team_and_the_strangers(demo_sets: Sets) -> None:

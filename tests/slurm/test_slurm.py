@@ -72,8 +72,8 @@ def test_cells_end_once_with_the_same_bits_when_a_job_and_the_main_process_are_k
     assert not list((there.results / "state").glob("**/lock")), "no cell has state left"
     jobs = cluster.jobs()
     assert jobs[first]["state"] == "CANCELLED"
-    assert (jobs[first]["memory"], jobs[first]["limit"]) == ("2000M", "31:00")
-    assert (jobs[again]["memory"], jobs[again]["limit"]) == ("4000M", "1:02:00"), "asked for with the attempt"
+    assert (jobs[first]["memory"], jobs[first]["limit"]) == ("3000M", "31:00")
+    assert (jobs[again]["memory"], jobs[again]["limit"]) == ("6000M", "1:02:00"), "asked for with the attempt"
     assert there.attempts(cancelled)[0] == first and len(there.attempts(cancelled)) >= 2
     assert there.attempts(left) == [living], "the second job only waited"
 

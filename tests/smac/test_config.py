@@ -70,6 +70,14 @@ def test_the_game_is_part_of_identity_and_how_it_is_run_is_not() -> None:
     assert demos_digest(simulator, "3m", shown) != demos_digest(game, "3m", shown)
 
 
+def test_qmix_fights_one_battle_at_a_time_and_has_one_game() -> None:
+    game = config(env="smac")
+    for method, games in (("ippo", 8), ("rmappo", 8), ("qmix", 1), ("qmix_fc3", 1)):
+        cell = cell_config(game, map_name="3m", method=method, seed=1)
+        assert cell.smac == game.smac.model_copy(update={"games": games}), method
+    assert cell_config(config(scale="paper"), map_name="3m", method="qmix", seed=1).smac is None
+
+
 def test_packs_fight_in_the_simulator_only() -> None:
     with pytest.raises(ConfigError, match=r"packs.cells: .* set packs.cells=0"):
         config(env="smac", packs={"cells": 4})
@@ -91,6 +99,14 @@ def test_the_game_is_planned_at_the_papers_scale(tmp_path: Path) -> None:
     ), plain.text
     assert "results/smac/cells/5m_vs_6m/dm2/" in plain.text
     assert "results/paper" not in plain.text
+
+
+def test_the_report_shows_no_battles_of_the_simulator_as_the_games(tmp_path: Path) -> None:
+    shown = snakemake(tmp_path, "-n", "report_parts", "--config", "env=smac").plan
+    assert {"plot_demo_ablation", "verdict", "write_provenance"} <= set(shown)
+    assert not {"record_battle", "replay_pair", "animate_battle"} & set(shown)
+    caption = (ROOT / "workflow" / "report" / "replay.rst").read_text()
+    assert caption.startswith("The same battle of the embedded simulator")
 
 
 def locked(file: str) -> dict[str, str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
+from torch import Tensor
 
 from dm2core.env import scripted
 from dm2core.env.vector import BattleSim
 from dm2core.nets import Actor
 from dm2core.own_best import OwnBest
 from dm2core.qmix.replay import Replay
+from dm2core.records import checkpoint
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 from dm2core.types import BattleEnv
@@ -52,6 +57,27 @@ def test_a_replay_of_the_game_reads_back_without_fighting() -> None:
     assert (
         tensors["obs"].shape[1] == int(saved.lengths.max()) + 1 < spec.episode_limit
     )  # only what was written
+
+
+def test_a_replay_is_checked_and_saved_without_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The game's is gigabytes of observations, and the state is gone through after every iteration."""
+    replay = Replay(BattleSim("3m", 1).spec, 5, repeatable=False)
+    fill(replay, 5)
+    replay.lengths[0] = replay.spec.episode_limit  # all rows are saved
+    lies = {name: tensor.data_ptr() for name, tensor in replay.tensors().items() if name != "inserted"}
+    grids = {name: getattr(replay, name) for name in lies if name != "keys"}
+    assert lies == {name: grid.data_ptr() for name, grid in grids.items()} | {"keys": replay.keys.ctypes.data}
+    given: dict[str, int] = {}
+
+    def save(tensors: dict[str, Tensor], _: dict[str, str]) -> bytes:
+        given.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
+        return b""
+
+    monkeypatch.setattr(checkpoint, "save_safetensors", save)
+    checkpoint.save_checkpoint(tmp_path, checkpoint.Progress("d", 1, 5, 0, "", 9), replay.tensors())
+    assert given == given | lies
 
 
 def test_own_best_episodes_of_the_game_read_back_without_fighting() -> None:

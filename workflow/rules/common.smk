@@ -19,8 +19,10 @@ from snakemake.exceptions import WorkflowError
 from dm2core.analysis import grid
 from dm2core.analysis.calibration import PAPER_BUFFER, calibration_cells
 from dm2core.config import DEMOS_ID, FIGURES, ConfigError, dump_config, load_config
+from dm2core.env.scenario import load_scenario
 from dm2core.errors import DataError
 from dm2core.methods import METHOD_NAME
+from dm2core.qmix.settings import replay_bytes
 from dm2core.records.manifest import read_manifest
 
 # One thread per cell: the thread count is part of a result, and cells are what runs side by side.
@@ -236,9 +238,14 @@ def table_digest(wildcards):
 def report_files():
     """Verdict, theory, battles, demo_ablation, and the other figures that were drawn under this configuration."""
     made = [name for name in FIGURES if drawn_under(f"figures/{name}.manifest.json")]
-    names = ["demo_ablation", *made, "theory", *(f"replay_{map}" for map in CONFIG.demo_ablation.maps)]
+    names = ["demo_ablation", *made, "theory", *(f"replay_{map}" for map in replayed_maps())]
     ends = {name: ".gif" if name.startswith("replay") else ".pdf" for name in names}
     return [f"{RESULTS}/verdict/verdict.html", *(f"figures/{name}{end}" for name, end in ends.items())]
+
+
+def replayed_maps():
+    """Maps with a battle on the report's page: none with the real game, for it is the simulator that fights them."""
+    return [] if GAMES else CONFIG.demo_ablation.maps
 
 
 def drawn_under(manifest):
@@ -277,19 +284,45 @@ def calibrated_digest(wildcards):
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-# The real game's share: a cell runs some games beside its one thread. Memory and speed of a game are assumed.
+# The real game's share: a step runs some games beside its one thread. Memory and speed of a game are assumed.
 GAMES = CONFIG.smac.games if CONFIG.env == "smac" else 0
 GAME_MB, GAME_STEPS_PER_MINUTE = 1500, 1_500
+
+
+def games(wildcards):
+    """Real games that play a step's battles, and how many more there are to evaluate; see docs/starcraft.md."""
+    method = wildcards.get("method", "") if GAMES else ""
+    if method.startswith("qmix"):
+        return 1, 0
+    return (CONFIG.rmappo.battles, GAMES) if method.startswith("rmappo") else (GAMES, 0)
+
+
+def battle_threads(wildcards):
+    """Of a step that fights battles: a game is idle while the others evaluate."""
+    return 1 + max(games(wildcards))
 
 
 def memory(wildcards, attempt):
     return 2000 * attempt
 
 
-def battle_memory(wildcards, attempt):
-    """Of a step that fights battles; RMAPPO's go on in games of their own while others evaluate."""
-    own = CONFIG.rmappo.battles if GAMES and wildcards.get("method", "").startswith("rmappo") else 0
-    return 2000 * attempt + GAME_MB * (GAMES + own)
+def cell_memory(wildcards, attempt):
+    """Of a cell or an expert: what was measured, and the replay that QMIX has; see docs/slurm.md."""
+    most = 2000 + replay_mb(wildcards.map) if wildcards.method.startswith("qmix") else 0
+    return max(3000, most) * attempt + GAME_MB * sum(games(wildcards))
+
+
+def replay_mb(map_name):
+    """Of a full replay of QMIX. The game's is saved with all that was seen, by way of two copies."""
+    from dm2core.env.vector import map_spec  # takes a second, which other steps need not wait
+
+    size = replay_bytes(map_spec(map_name), CONFIG.qmix.replay_episodes)
+    return (3 if GAMES else 1) * size // 1_000_000
+
+
+def demos_memory(wildcards, attempt):
+    """Of a demonstration set."""
+    return 2000 * attempt + GAME_MB * sum(games(wildcards))
 
 
 def pack_memory(pack):
@@ -297,10 +330,25 @@ def pack_memory(pack):
     return lambda wildcards, attempt: (1000 + 1100 * len(pack)) * attempt
 
 
+def steps_a_minute(wildcards):
+    """Env steps that a minute is asked for. QMIX in its torch form took four seconds for a thousand."""
+    if GAMES:
+        return GAME_STEPS_PER_MINUTE * games(wildcards)[0]
+    return 10_000 if wildcards.get("method", "").startswith("qmix") else 20_000
+
+
 def minutes_for(env_steps):
     """Time limit to ask a scheduler for: generous, and more with every attempt; cells resume."""
-    a_minute = GAME_STEPS_PER_MINUTE * GAMES if GAMES else 20_000
-    return lambda wildcards, attempt: attempt * (30 + env_steps // a_minute)
+    return lambda wildcards, attempt: attempt * (30 + env_steps // steps_a_minute(wildcards))
+
+
+def demos_minutes(wildcards, attempt):
+    """Of a demonstration set: in the real game all its battles, as if every one went on to the time limit."""
+    steps = 0
+    if GAMES:
+        battles = grid.demo_battles(CONFIG, wildcards.map, wildcards.demos_id)
+        steps = battles * load_scenario(wildcards.map).episode_limit
+    return minutes_for(steps)(wildcards, attempt)
 
 
 def minutes_on_map(budget):

@@ -11,12 +11,15 @@ rule sample_demos:
         f"{RESULTS}/logs/sample_demos/{{map}}/{{demos_id}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/demos/{{map}}/{{demos_id}}.tsv"
+    # Minutes each in the simulator: four share one Slurm job (slurm/profile.yaml), which is sent again as one.
+    group:
+        "one_set" if GAMES else "small"
     conda:
         "../../environment-smac.yml" if GAMES else "../../environment.yml"
-    threads: 1 + GAMES
+    threads: battle_threads
     resources:
-        mem_mb=battle_memory,
-        runtime=minutes_for(0),
+        mem_mb=demos_memory,
+        runtime=demos_minutes,
     params:
         digest=demos_digest,
         experts=expert_folders,

@@ -10,9 +10,9 @@ rule train_expert:
         f"{RESULTS}/benchmarks/experts/{{map}}/{{method}}/seed{{seed}}.tsv"
     conda:
         "../../environment-smac.yml" if GAMES else "../../environment.yml"
-    threads: 1 + GAMES
+    threads: battle_threads
     resources:
-        mem_mb=battle_memory,
+        mem_mb=cell_memory,
         runtime=minutes_on_map("expert_env_steps"),
     params:
         digest=expert_digest,

@@ -8,7 +8,7 @@ localrules:
 rule report_parts:
     input:
         report_files(),
-        [f"{RESULTS}/report/replay_{map}.png" for map in CONFIG.demo_ablation.maps],
+        [f"{RESULTS}/report/replay_{map}.png" for map in replayed_maps()],
         f"{RESULTS}/report/provenance.html",
 
 

@@ -11,9 +11,9 @@ rule train_cell:
         f"{RESULTS}/benchmarks/cells/{{map}}/{{method}}/{{demos}}/seed{{seed}}.tsv"
     conda:
         "../../environment-smac.yml" if GAMES else "../../environment.yml"
-    threads: 1 + GAMES
+    threads: battle_threads
     resources:
-        mem_mb=battle_memory,
+        mem_mb=cell_memory,
         runtime=minutes_on_map("env_steps"),
     params:
         digest=cell_digest,

@@ -14,7 +14,7 @@ Seconds = Annotated[float, Field(gt=0)]
 class Smac(Strict):
     """Games and limits; config/config.yaml holds the values."""
 
-    games: Annotated[int, Field(gt=0)]  # side by side; each needs about 1 GB of memory and a share of a core
+    games: Annotated[int, Field(gt=0)]  # side by side; each is taken to need a core and 1.5 GB
     start_gap_s: Annotated[float, Field(ge=0)]  # between the starts of two games
     start_limit_s: Seconds  # a game that takes longer to start is killed
     hang_limit_s: Seconds  # a game that takes longer to answer is killed

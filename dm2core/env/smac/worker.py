@@ -111,7 +111,7 @@ class Player:
 def _serve(connection: Connection, args: argparse.Namespace, sizes: Sizes) -> None:
     try:
         player = Player(args, sizes, Block(args.memory, sizes))
-        player.reset()  # starts the game; the first battle is reset once more when it is wanted
+        player.reset()  # starts the game and its first battle, which is there when it is wanted
         connection.send_bytes(b"ready " + json.dumps(player.about()).encode())
         fresh = True
         while True:
