@@ -564,6 +564,8 @@ def parse_demos_id(demos_id: str) -> DemoSet:
     select = match["select"] or match["noise"] or ""
     if match["greedy"] and match["team"] == "indep":
         raise ConfigError(f"demos: {demos_id!r}: QMIX agents share one network; only joint sets can be made")
+    if demos_id.startswith("random") and (match["team"] == "indep" or match["first"]):
+        raise ConfigError(f"demos: {demos_id!r}: random play is of no team; only joint sets can be made")
     return DemoSet(
         expert=match["expert"] or match["greedy"] or "random",
         select=select,

@@ -145,6 +145,7 @@ def test_the_battle_drawn_is_a_planned_cells() -> None:
         ({"qmix+lr=0.1": ""}, "qmix does not read lr"),
         ({"dm2+imitation_coef=-1@ippo-q50_joint-concurrent": ""}, "imitation_coef: input should be greater"),
         ({"dm2@qmix-e10_indep-concurrent": ""}, "QMIX agents share one network"),
+        ({"dm2@random_indep-nonconcurrent": ""}, "random play is of no team"),
         ({"dm2@ippo-x50_joint-concurrent": ""}, "is not a demonstration set"),
     ],
 )
