@@ -75,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return EXIT_DATA
     write_tidy(runs, args.out)
-    write_csv(judged, args.out / "verdict.csv", "%.9g")  # beyond that processors of two makers differ
+    # Beyond nine digits processors of two makers differ, and what is rounded further for people may with them.
+    numbers = judged.select_dtypes("float").columns
+    judged[numbers] = judged[numbers].map(lambda value: float(f"{value:.9g}"))
+    write_csv(judged, args.out / "verdict.csv")
     finished = runs[CELL].drop_duplicates()
     counted = planned[planned["judged"]]
     waiting = len(counted.merge(finished, on=CELL, how="left", indicator=True).query("_merge == 'left_only'"))
