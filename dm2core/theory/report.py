@@ -16,19 +16,20 @@ from dm2core.theory.table import COLUMNS, Row
 
 TURNS = 200  # of the figure, and of the rings, which take longer than random games
 FEW_TURNS = 60
+FULL = 6  # so many games make a full run; a smaller one leaves out the rings that take half a minute each
 BETAS = (0.1, 0.5, 1.0, 3.0)
 HARD = ring(2, 6, 0.02, 0.99), ring(3, 6, 0.02, 0.99)
 
 
 def games(rng: np.random.Generator, count: int) -> list[Game]:
-    """`count` random games of two and three agents in turn, and four rings."""
+    """`count` random games of two and three agents in turn, and rings."""
     out = []
     for k in range(count):
         n_agents = 2 + k % 2
         sizes = int(rng.integers(3, 9)), int(rng.integers(2, 5 if n_agents == 2 else 4))
         made = random_game(rng, n_agents, *sizes, uniform=0.2)
         out.append(dataclasses.replace(made, name=f"{made.name} #{k + 1}"))
-    return [*out, ring(2, 5, 0.05), ring(3, 4, 0.05), *HARD]
+    return [*out, ring(2, 5, 0.05), ring(3, 4, 0.05), *(HARD if count >= FULL else ())]
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -149,10 +150,11 @@ def run(seed: int, count: int, poll: Callable[[str], None] = lambda _: None) -> 
     """Every test on `count` random games; `poll` hears what comes next."""
     rng = np.random.default_rng(seed)
     rows: list[Row] = []
+    long = TURNS if count >= FULL else FEW_TURNS
     for game in games(rng, count):
         poll(game.name)
         rows += order.random_policies(rng, game, 100 * count)
-        rows += turns.t3_t4_turns(rng, game, TURNS if game.name.startswith("ring") else FEW_TURNS)
+        rows += turns.t3_t4_turns(rng, game, long if game.name.startswith("ring") else FEW_TURNS)
         rows += turns.t6_simultaneous(rng, game, FEW_TURNS)
         rows += t8_equilibrium(rng, game)
     poll("small worlds")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -153,7 +152,7 @@ def test_a_curve_that_cannot_be_is_one_line(curves: dict[str, str], message: str
     with pytest.raises(ConfigError, match=message) as error:
         config("smoke", figures={"core": [{"map": "3m", "curves": curves}]})
     assert "\n" not in str(error.value)
-    assert np.char.startswith(str(error.value).split(": ", 1)[1], "figures.core")
+    assert str(error.value).startswith("figures.core")  # no file is to blame: the overrides are of a test
 
 
 def test_crowded_panels_leave_single_runs_to_the_csv() -> None:

@@ -252,4 +252,4 @@ def test_figure_and_page_come_out_of_the_table(tmp_path: Path) -> None:
         plot(table, lines, tmp_path / folder)
     assert (tmp_path / "a/theory.pdf").read_bytes() == (tmp_path / "b/theory.pdf").read_bytes()
     assert len(pd.read_csv(tmp_path / "a/theory.csv")) == len(table)
-    assert "| T1 | Theorem 1 | least J - L | 6 | 6 |  |" in page(table, "a game")
+    assert "| T1 | Theorem 1 | least J - L | 4 | 4 |  |" in page(table, "a game")
