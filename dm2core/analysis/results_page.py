@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dm2core.analysis.arms import OUTCOMES
 from dm2core.analysis.claims import Claims
 from dm2core.analysis.run_table import DEMONSTRATORS, judged_runs
 from dm2core.analysis.stats.intervals import Term, interval
@@ -22,7 +23,7 @@ LEARNT = 0.8  # win rate of one evaluation
 
 
 def verdict_block(judged: pd.DataFrame) -> str:
-    """A row per claim and map that was tested, then the claims that were not, in one sentence."""
+    """How many claims came out how, a row per claim and map that was tested, and the names of those that were not."""
     claims = judged[judged["metric"] != "theory"]
     tested = claims[claims["outcome"] != "not tested"]
     rows = [
@@ -45,7 +46,20 @@ def verdict_block(judged: pd.DataFrame) -> str:
     text = _table(
         ["claim", "map", "paper", "here [95 %]", "runs (teams)", "outcome", "another outcome by"], rows
     )
-    return text + (f"\n\nNot tested yet: {', '.join(left)}." if left else "")
+    return f"{_tally(claims)}\n\n{text}" + (f"\n\nNot tested yet: {', '.join(left)}." if left else "")
+
+
+def _tally(claims: pd.DataFrame) -> str:
+    """Outcomes counted by claim and map; rows over all maps repeat those."""
+    single = claims[claims["map"] != "all"]
+    parts = []
+    for outcome in OUTCOMES:
+        rows = single[single["outcome"] == outcome]
+        agreed = sum(not other_outcomes(row) for _, row in rows.iterrows())
+        if len(rows):
+            aside = "" if outcome == "not tested" else f" ({agreed} by every reading)"
+            parts.append(f"{len(rows)} {outcome}{aside}")
+    return f"Of {len(single)} claims, counted by map: {', '.join(parts)}."
 
 
 def _runs(row: pd.Series) -> str:

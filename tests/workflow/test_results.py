@@ -48,6 +48,11 @@ def test_the_pages_say_what_the_published_cells_give() -> None:
     verdict = verdict_block(pd.read_csv(CAMPAIGN / "verdict" / "verdict.csv"))
     assert "**" in verdict
     assert block("README.md", "verdict") == block("docs/results.md", "verdict") == verdict
+    rows = [line.split(" | ") for line in verdict.splitlines() if "**" in line and " | all | " not in line]
+    for outcome in ("replicated", "inconclusive"):
+        told = [row for row in rows if row[5] == f"**{outcome}**"]
+        agreed = [row for row in told if row[6].strip(" |") == ""]
+        assert f" {len(told)} {outcome} ({len(agreed)} by every reading)" in verdict.splitlines()[0]
     claims = load_claims(ROOT / "claims" / "campaign.yaml")
     assert block("docs/results.md", "conditions") == conditions_block(
         read_runs(CAMPAIGN), read_training(CAMPAIGN), claims, planned_runs(load_config(CONFIG))
