@@ -79,7 +79,7 @@ report: setup
 	$$snakemake $$config --report "$$page" -- report_parts && echo "$$page"
 
 # The campaign's figures, in the order of its stages.
-STAGES := demo_ablation core ablation_elsewhere gail_only bc_pretrain demo_quality tuning state_action qmix_arch
+STAGES := demo_ablation core core_extra ablation_elsewhere gail_only bc_pretrain demo_quality tuning state_action qmix_arch
 REFERENCE := results/reference/campaign
 # Figures of runs at scale quick, each with results of its own.
 QUICK := switchboard methods

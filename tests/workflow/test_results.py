@@ -104,7 +104,7 @@ def test_publishing_the_same_cells_again_changes_nothing(
     ]
     assert publish.main(["--scale", "campaign", "--figures", *names, *pages]) == 0
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert publish.main(["--scale", "campaign", "--figures", "core_extra", *pages]) == EXIT_DATA
+    assert publish.main(["--scale", "campaign", "--figures", "theory", *pages]) == EXIT_DATA
 
 
 def test_every_published_file_is_what_its_manifest_and_the_sums_say() -> None:
