@@ -20,6 +20,7 @@ from dm2core.errors import DataError
 from dm2core.records.manifest import CellManifest, read_manifest
 
 LEARNT = 0.8  # win rate of one evaluation
+OURS = "ours"  # a claim's place, where the paper does not make it
 
 
 def verdict_block(judged: pd.DataFrame) -> str:
@@ -28,7 +29,7 @@ def verdict_block(judged: pd.DataFrame) -> str:
     tested = claims[claims["outcome"] != "not tested"]
     rows = [
         [
-            f"{row['claim']}: {row['statement']}",
+            f"{row['claim']}{' (ours)' if row['place'] == OURS else ''}: {row['statement']}",
             row["map"],
             _signed(row["paper"]),
             f"{_signed(row['difference'])} [{_signed(row['low'])}, {_signed(row['high'])}]",
@@ -59,7 +60,9 @@ def _tally(claims: pd.DataFrame) -> str:
         if len(rows):
             aside = "" if outcome == "not tested" else f" ({agreed} by every reading)"
             parts.append(f"{len(rows)} {outcome}{aside}")
-    return f"Of {len(single)} claims, counted by map: {', '.join(parts)}."
+    ours = (single["place"] == OURS).sum()
+    aside = f", {ours} of them not the paper's but ours" if ours else ""
+    return f"Of {len(single)} claims, counted by map{aside}: {', '.join(parts)}."
 
 
 def _runs(row: pd.Series) -> str:
