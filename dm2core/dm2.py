@@ -39,11 +39,8 @@ class Dm2:
 
     def __init__(self, cell: CellConfig, env: BattleEnv, demos: Demonstrations | None = None) -> None:
         """`demos` for methods that learn from demonstrations; `env` holds the battles of one iteration."""
-        self.cell, self.env = cell, env
-        self.demos = (
-            demos if METHODS[cell.method].cloned else None
-        )  # discriminators have their own form of it
-        self.method = METHODS[cell.method]
+        self.cell, self.env, self.method = cell, env, METHODS[cell.method]
+        self.demos = demos if self.method.cloned else None  # discriminators have their own form of it
         self.iteration, self.env_steps = 0, 0
         dtype = self.dtype = torch.float64 if cell.dtype == "float64" else torch.float32
         spec, size = env.spec, cell.ppo.hidden_size
