@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from dm2core.analysis import curve_figures
 from dm2core.analysis.curve_figures import CROWDED, colours, draw_panel, label, paper_curves, plot_curves
 from dm2core.analysis.figures import curves
 from dm2core.analysis.grid import all_cells, cells_of, figure_cells, replayed_cell
@@ -67,9 +68,23 @@ def test_a_curve_of_the_paper_stands_under_the_first_of_several_teams() -> None:
     assert beside is not None
     shown = {(m, run) for m, run in beside[["map", "condition"]].itertuples(index=False)}
     sets = [(panel.map, run) for panel in made.figures["core"] for run in panel.curves if "dm2@ippo" in run]
-    assert len(sets) == 6 and {one for one in sets if one in shown} == {
+    assert len(sets) >= 6 and {one for one in sets if one in shown} == {
         one for one in sets if "-t" not in one[1]
     }
+
+
+def test_maps_stand_in_rows_of_their_own_where_one_row_would_not_hold_them() -> None:
+    def rows(maps: list[str], theirs: list[str]) -> dict[str, list[int]]:
+        figure, panels = curve_figures._panels(maps, theirs, 0.0)
+        shown = [axes for axes in figure.axes if axes.get_visible()]
+        assert shown == [axes for both in panels.values() for axes in both]
+        return {
+            name: [spec.rowspan.start for axes in both if (spec := axes.get_subplotspec()) is not None]
+            for name, both in panels.items()
+        }
+
+    assert rows(["3m", "8m"], ["3m", "8m"]) == {"3m": [0, 0], "8m": [0, 0]}
+    assert rows(["3m", "8m", "2s3z"], ["3m", "2s3z"]) == {"3m": [0, 0], "8m": [1], "2s3z": [2, 2]}
 
 
 def test_area_and_last_fifth() -> None:
