@@ -21,6 +21,7 @@ from dm2core.analysis.figures import (
     band_label,
     curves,
     finish_axes,
+    map_panels,
     save,
 )
 from dm2core.analysis.grid import curve_cells
@@ -56,7 +57,6 @@ COLOURS = {
 }
 SPARE = ("#56B4E9", "#999999", "#8C510A", "#F0E442")  # for a method whose colour a curve before it has
 LAST = "#666666"  # when all others are taken
-MOST_IN_A_ROW = 4  # panels
 CROWDED = 5  # above so many curves a panel's single runs hide each other; the CSV has them
 SHADES = {"dm2": "viridis", "gail_only": "autumn", "dm2_state_action": "autumn"}
 PAPER_FILES = {
@@ -176,7 +176,7 @@ def plot_curves(
     colour = colours(runs)
     published = data["series"] == "paper"
     theirs = [name for name in maps if beside and name in set(data.loc[published, "map"])]
-    figure, panels = _panels(maps, theirs, 0.14 * len(runs))
+    figure, panels = map_panels(maps, theirs, width=5.0, height=4.2, rest=1.0 + 0.14 * len(runs))
     for map_name in maps:
         here = data["map"] == map_name
         axes = panels[map_name][0]
@@ -191,28 +191,6 @@ def plot_curves(
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     write(figure, data, out / figure_name, stamp)
     return data
-
-
-def _panels(maps: list[str], theirs: list[str], legend: float) -> tuple[Figure, dict[str, list[Axes]]]:
-    """Each map's panel, and the paper's beside it for maps in `theirs`; a map a row where one row would not hold them.
-
-    `legend`: its height in inches.
-    """
-    count = len(maps) + len(theirs)
-    stacked = count > MOST_IN_A_ROW
-    rows, columns = (len(maps), 2 if theirs else 1) if stacked else (1, count)
-    high = 4.2 * rows + 1.0 if stacked else 5.2
-    figure = Figure(figsize=(max(8.4, 5.0 * columns), high + legend), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for row in grid:
-        row[0].set_ylabel("win rate of the greedy policies, fixed battles")
-    panels, free = {}, iter(grid.flat)
-    for map_name in maps:
-        panels[map_name] = [next(free) for _ in range(1 + (map_name in theirs))]
-        if stacked:
-            for _ in range(columns - len(panels[map_name])):
-                next(free).set_visible(False)
-    return figure, panels
 
 
 def write(figure: Figure, data: pd.DataFrame, stem: Path, stamp: Stamp = UNSTAMPED) -> None:

@@ -53,6 +53,7 @@ NOTES = {
 }
 GAME_NOTES = {**NOTES, "quick": "scale quick: reduced budgets; StarCraft II", "paper": "StarCraft II"}
 PAPER_TITLE = "the paper, StarCraft II"
+MOST_IN_A_ROW = 4  # panels
 WITH_PAPER = ("paper", "campaign")  # scales whose figures show the paper's curves
 NOT_FOR_PUBLICATION = "not for publication"
 
@@ -126,18 +127,14 @@ def plot_demo_ablation(
     data = pd.concat([curves(scores), demonstrator_lines(teams)], ignore_index=True)
     maps = list(dict.fromkeys(scores["map"]))
     theirs = [] if paper is None else [name for name in maps if name in set(paper["map"])]
-    count = len(maps) + beside * len(theirs)
-    figure = Figure(figsize=(max(8.4, 5.2 * count), 6.4), layout="constrained")
-    panels = list(figure.subplots(1, count, squeeze=False, sharey=True)[0])
+    figure, panels = map_panels(maps, theirs if beside else [], width=5.2, height=5.2, rest=1.2)
     for map_name in maps:
-        axes, published = panels.pop(0), None if paper is None else paper[paper["map"] == map_name]
-        _draw_panel(axes, data[data["map"] == map_name], None if beside else published)
-        axes.set_title(map_name)
-        if beside and map_name in theirs:
-            axes = panels.pop(0)
+        published = None if paper is None else paper[paper["map"] == map_name]
+        _draw_panel(panels[map_name][0], data[data["map"] == map_name], None if beside else published)
+        panels[map_name][0].set_title(map_name)
+        for axes in panels[map_name][1:]:
             _draw_paper(axes, published)
             axes.set_title(f"{map_name}: {PAPER_TITLE}")
-    figure.axes[0].set_ylabel("win rate of the greedy policies, fixed battles")
     if note:
         figure.suptitle(note, fontsize="medium")
     figure.legend(
@@ -150,6 +147,30 @@ def plot_demo_ablation(
     write_csv(data, out / "demo_ablation.csv", "%.6g")
     save(figure, out / "demo_ablation", stamp)
     return data
+
+
+def map_panels(
+    maps: list[str], theirs: list[str], *, width: float, height: float, rest: float
+) -> tuple[Figure, dict[str, list[Axes]]]:
+    """Each map's panel, and the paper's beside it for maps in `theirs`; a map a row where one row would not hold them.
+
+    In inches: `width` and `height` of a panel, and `rest` for what stands above and below.
+    """
+    count = len(maps) + len(theirs)
+    stacked = count > MOST_IN_A_ROW
+    rows, columns = (len(maps), 2 if theirs else 1) if stacked else (1, count)
+    size = max(8.4, width * columns), height * rows + rest
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for row in grid:
+        row[0].set_ylabel("win rate of the greedy policies, fixed battles")
+    panels, free = {}, iter(grid.flat)
+    for map_name in maps:
+        panels[map_name] = [next(free) for _ in range(1 + (map_name in theirs))]
+        if stacked:
+            for _ in range(columns - len(panels[map_name])):
+                next(free).set_visible(False)
+    return figure, panels
 
 
 def _draw_paper(axes: Axes, paper: pd.DataFrame | None) -> None:

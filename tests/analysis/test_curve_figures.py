@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from dm2core.analysis import curve_figures
 from dm2core.analysis.curve_figures import CROWDED, colours, draw_panel, label, paper_curves, plot_curves
-from dm2core.analysis.figures import curves
+from dm2core.analysis.figures import curves, map_panels
 from dm2core.analysis.grid import all_cells, cells_of, figure_cells, replayed_cell
 from dm2core.analysis.switchboard import plot_switchboard, summary
 from dm2core.config import FIGURES, Config, ConfigError, cell_config, load_config
@@ -75,7 +74,7 @@ def test_a_curve_of_the_paper_stands_under_the_first_of_several_teams() -> None:
 
 def test_maps_stand_in_rows_of_their_own_where_one_row_would_not_hold_them() -> None:
     def rows(maps: list[str], theirs: list[str]) -> dict[str, list[int]]:
-        figure, panels = curve_figures._panels(maps, theirs, 0.0)
+        figure, panels = map_panels(maps, theirs, width=5.0, height=4.0, rest=1.0)
         shown = [axes for axes in figure.axes if axes.get_visible()]
         assert shown == [axes for both in panels.values() for axes in both]
         return {
