@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from dm2core import RESULTS_VERSION
 from dm2core.env.scenario import add_maps, known_maps, load_scenario, user_map_sha256
 from dm2core.env.smac.settings import Smac
-from dm2core.methods import METHOD_NAME, METHODS, split_method, split_run
+from dm2core.methods import METHOD_NAME, METHODS, Method, split_method, split_run
 from dm2core.qmix.settings import Qmix
 from dm2core.rmappo.settings import Rmappo, RmappoMap
 from dm2core.strict import ConfigError, Loc, Strict, parse_yaml, read_yaml, unknown, validated
@@ -84,7 +84,7 @@ class Discriminator(Strict):
     lr: Positive
     hidden_size: Count
     steps: Count  # Adam steps per PPO iteration
-    episodes_per_step: Count  # per side
+    episodes_per_step: Count  # per side, at most
     gp_coef: Annotated[float, Field(ge=0)]
 
 
@@ -332,8 +332,7 @@ class Config(Strict):
             if name not in known:
                 raise ConfigError(f"method: {method}: {unknown('setting', name, list(known))}")
             part, key = known[name]
-            read = METHODS[base].cloned if part == "cloning" else part not in _UNREAD[METHODS[base].family]
-            if not read:
+            if not _reads(METHODS[base], part, key):
                 raise ConfigError(f"method: {method}: {base} does not read {name}")
             there[part][key] = parse_yaml(text)
         return validated(Changed, there, f"method: {method}")
@@ -445,14 +444,28 @@ def _check_method(method: str, demos: str) -> str:
     return base
 
 
+def _reads(method: Method, part: str, key: str) -> bool:
+    """Whether any number of a method's cells depends on the setting."""
+    if part == "cloning":
+        return method.cloned
+    if key == "imitation_coef":
+        return method.reward == "mixed"
+    if key == "imitation_reward":
+        return method.imitates
+    if method.family == "rmappo" and part == "ppo":
+        return key not in ("lr", "value_coef", "minibatches")  # the first two are its own, in `rmappo`
+    return part not in _UNREAD[method.family]
+
+
 def _rmappo(settings: Rmappo, map_name: str, params: dict[str, Any]) -> dict[str, Any]:
     """Settings for one map; a map without its own takes IPPO's."""
     ours = RmappoMap(ppo_epochs=params["ppo_epochs"], clip_eps=params["clip_eps"])
     return settings.on(map_name, ours).model_dump()
 
 
-# What cells of a family never read, and so must rerun none of them. QMIX reads `compute` since it has a compiled form,
-# which rounds differently: that stands in the numerics key (`form`), because the digests of earlier cells are without.
+# Parts that cells of a family never read, and so must rerun none of them. QMIX reads `compute` since it has a compiled
+# form, which rounds differently: that stands in the numerics key (`form`), because the digests of earlier cells are
+# without.
 _UNREAD: dict[str, tuple[str, ...]] = {
     "ppo": (),
     "qmix": ("switches", "ppo", "map_params", "compute"),

@@ -104,8 +104,7 @@ def policy_logits(
     With absorbing padding (D05) padded and dead slots get f(0); without it they get 0.
     """
     slots, battles, n_agents, _ = rollout.obs.shape
-    t = torch.arange(slots).unsqueeze(-1)
-    real = t < rollout.lengths + int(switches.terminal_row)
+    real = _real(rollout, switches)
     dtype = net.head.weight.dtype
     f_zero = net(torch.zeros(n_agents, 1, net.fc1.weight.shape[2], dtype=dtype))[:, 0]
     grid = f_zero.expand(slots, battles, n_agents).clone()
@@ -115,6 +114,16 @@ def policy_logits(
         if actions:
             x = torch.cat([x, rollout.actions[at, battle].T.unsqueeze(-1).to(dtype)], dim=-1)
         grid[at, battle] = net(x).T
-    if not switches.absorbing_padding:
-        grid = torch.where(real.unsqueeze(-1) & rollout.alive, grid, 0.0)
-    return grid[:-1]
+    return torch.where(judged(rollout, switches), grid[:-1], 0.0)
+
+
+def judged(rollout: Rollout, switches: Switches) -> Tensor:
+    """Slots [L, B, N] that have an imitation reward: without absorbing padding (D05) those of the living alone."""
+    living = _real(rollout, switches).unsqueeze(-1) & rollout.alive
+    return (living | switches.absorbing_padding)[:-1]
+
+
+def _real(rollout: Rollout, switches: Switches) -> Tensor:
+    """Slots [L + 1, B] with an observation that is not padding."""
+    t = torch.arange(len(rollout.obs)).unsqueeze(-1)
+    return t < rollout.lengths + int(switches.terminal_row)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dm2core.cloning import clone
 from dm2core.config import CellConfig
 from dm2core.demonstrations import Demonstrations
-from dm2core.discriminator import policy_logits, update_discriminators
+from dm2core.discriminator import judged, policy_logits, update_discriminators
 from dm2core.env.smac.vector import take_counts
 from dm2core.finite import require_finite
 from dm2core.methods import METHODS
@@ -146,7 +146,8 @@ class Dm2:
             poll=poll,
         )
         logits = policy_logits(self.disc, rollout, cell.switches, actions=actions)
-        reward = imitation_reward(logits, cell.switches.imitation_reward)  # l. 10
+        form = cell.switches.imitation_reward
+        reward = imitation_reward(logits, form, judged(rollout, cell.switches))  # l. 10
         played = torch.arange(limit).unsqueeze(-1) < rollout.lengths
         metrics["logit_policy"] = float(logits[played].mean())
         out = {f"disc/{key}": value for key, value in metrics.items()}

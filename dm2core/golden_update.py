@@ -276,7 +276,7 @@ def _check_discriminators(rec: Recording, report: Report) -> Tensor:
                 report, "disc weights", rec, net, i, "disc", f"agent{i}/disc/fingerprint/after_step{k}"
             )
     logits = disc.policy_logits(net, rollout, AUTHORS)
-    reward = imitation_reward(logits, AUTHORS.imitation_reward)
+    reward = imitation_reward(logits, AUTHORS.imitation_reward, disc.judged(rollout, AUTHORS))
     for i in range(n_agents):
         report.compare(
             "predicted reward", reward[..., i].T, rec[f"agent{i}/disc/pred_reward"][:, : slots - 1]

@@ -82,7 +82,10 @@ def draw_pairs(
     switches: Switches,
     generator: torch.Generator,
 ) -> Pairs:
-    """Draw episodes of both sides without replacement, agent by agent, and pair their rows."""
+    """Draw episodes of both sides without replacement, agent by agent, and pair their rows.
+
+    A side that has fewer than `cfg.episodes_per_step` sets the number for both.
+    """
     n_agents, n_expert = expert.start.shape
     n_policy = policy.start.shape[1]
     size = min(cfg.episodes_per_step, n_expert, n_policy)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
 
-def imitation_reward(logits: Tensor, form: Literal["logit", "neglog_agent"]) -> Tensor:
-    """Reward of logits f (high = expert), any shape: f itself, or -log P(agent) = softplus(f).
+def imitation_reward(logits: Tensor, form: Literal["logit", "neglog_agent"], judged: Tensor) -> Tensor:
+    """Reward of logits f (high = expert), any shape: f itself, or -log P(agent) = softplus(f); 0 where not `judged`.
 
     log s(f) - log(1 - s(f)) = f, so the logit needs no sigmoid and stays finite where the released code overflows.
     """
-    return logits if form == "logit" else fn.softplus(logits)
+    return torch.where(judged, logits if form == "logit" else fn.softplus(logits), 0.0)
 
 
 def mix(

@@ -107,14 +107,23 @@ def pack_logits(net: DiscriminatorNet, played: Played, cells: list[int], switche
     which = torch.tensor(cells, device=played.obs.device)
     obs = played.obs.unflatten(0, (n_cells, n_agents))[which].flatten(0, 1).to(net.head.weight.dtype)
     f = net(fn.pad(obs, (0, 0, 0, 1)))  # [D * N, M + 1], the last f(0)
-    t = torch.arange(slots, device=obs.device).view(1, -1, 1)
-    real = t < played.lengths[which].unsqueeze(1) + int(switches.terminal_row)
+    real = _real(played, cells, switches)
     place = torch.where(real, played.index[which], obs.shape[1]).flatten(1)
     grid = f.gather(1, place.repeat_interleave(n_agents, 0)).view(-1, n_agents, slots, battles)
     grid = grid.permute(0, 2, 3, 1)
-    if not switches.absorbing_padding:
-        grid = torch.where(real.unsqueeze(-1) & played.alive[which], grid, 0.0)
-    return grid[:, :-1]
+    return torch.where(pack_judged(played, cells, switches), grid[:, :-1], 0.0)
+
+
+def pack_judged(played: Played, cells: list[int], switches: Switches) -> Tensor:
+    """Slots [D, L, B, N] that have an imitation reward; discriminator.py: judged."""
+    living = _real(played, cells, switches).unsqueeze(-1) & played.alive[cells]
+    return (living | switches.absorbing_padding)[:, :-1]
+
+
+def _real(played: Played, cells: list[int], switches: Switches) -> Tensor:
+    """Slots [D, L + 1, B] with an observation that is not padding."""
+    t = torch.arange(played.index.shape[1], device=played.obs.device).view(1, -1, 1)
+    return t < played.lengths[cells].unsqueeze(1) + int(switches.terminal_row)
 
 
 def _draw(

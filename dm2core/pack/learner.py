@@ -14,7 +14,7 @@ from dm2core.discriminator import METRICS
 from dm2core.dm2 import Dm2, Part, load_parts, saved_parts
 from dm2core.nets import Actor, Critic, DiscriminatorNet
 from dm2core.pack.collect import Played, collect_pack
-from dm2core.pack.imitate import Experts, pack_logits, update_pack_discriminators
+from dm2core.pack.imitate import Experts, pack_judged, pack_logits, update_pack_discriminators
 from dm2core.pack.params import stack, unstack
 from dm2core.pack.rows import pack_rows
 from dm2core.pack.update import PackBatch, make_pack_batch, update_pack
@@ -170,7 +170,8 @@ class PackLearner:
             poll=poll,
         )
         logits = pack_logits(self.disc, played, self.imitating, switches)
-        reward = imitation_reward(logits, switches.imitation_reward)
+        judged = pack_judged(played, self.imitating, switches)
+        reward = imitation_reward(logits, switches.imitation_reward, judged)
         t = torch.arange(logits.shape[1], device=self.device).view(1, -1, 1)
         on = (t < played.lengths[self.imitating].unsqueeze(1)).unsqueeze(-1)
         count = on.sum((1, 2, 3)) * self.n_agents

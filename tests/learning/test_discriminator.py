@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -128,8 +130,9 @@ def test_discriminator_learns_which_side_is_which() -> None:
 
 def test_reward_is_the_logit_and_never_overflows() -> None:
     f = torch.tensor([-1e4, -3.0, 0.0, 3.0, 1e4])
-    assert torch.equal(imitation_reward(f, "logit"), f)
-    agent = imitation_reward(f, "neglog_agent")
+    everywhere = torch.ones_like(f, dtype=torch.bool)
+    assert torch.equal(imitation_reward(f, "logit", everywhere), f)
+    agent = imitation_reward(f, "neglog_agent", everywhere)
     torch.testing.assert_close(agent[1:4], -torch.log(1 - torch.sigmoid(f[1:4])))
     assert torch.isfinite(agent).all()
 
@@ -145,3 +148,18 @@ def test_padded_slots_are_paid_the_zero_rows_logit_only_with_absorbing_padding()
     assert not masked[after].any()
     assert not masked[~data.alive[:-1]].any()
     torch.testing.assert_close(masked[data.alive[:-1] & ~after.unsqueeze(-1)][:3], masked[0, 0])
+
+
+@pytest.mark.parametrize("form", ["logit", "neglog_agent"])
+def test_the_dead_are_paid_only_with_absorbing_padding(form: Literal["logit", "neglog_agent"]) -> None:
+    """-log P(agent) of the logit 0 is log 2, so that the reward has to be left out, not the logit alone."""
+    data, d = rollout(1), net()
+    dead = ~data.alive[:-1]
+    assert dead.any()
+    for switches, paid in ((AUTHORS, True), (PAPER, False)):
+        judged = disc.judged(data, switches)
+        reward = imitation_reward(disc.policy_logits(d, data, switches), form, judged)
+        assert bool(reward[dead].all()) is paid and bool(reward[dead].any()) is paid
+        assert reward[
+            data.alive[:-1] & (torch.arange(LIMIT).unsqueeze(-1) < data.lengths).unsqueeze(-1)
+        ].all()

@@ -14,6 +14,7 @@ from dm2core.demonstrations import Demonstrations, of_rollout
 from dm2core.discriminator import policy_logits
 from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
+from dm2core.evaluate import evaluate
 from dm2core.methods import METHODS
 from dm2core.nets import DiscriminatorNet, net_input
 from dm2core.own_best import OwnBest
@@ -39,6 +40,24 @@ KEYS = battle_keys(4, "test", 0, 30)
 def cell(method: str) -> CellConfig:
     demos = "given" if METHODS[method].needs_demos else "none"
     return cell_config(CONFIG, map_name="3m", method=method, seed=5, demos=demos)
+
+
+def test_an_evaluation_is_the_mean_over_its_own_battles() -> None:
+    """Played in two parts, by hand: which battles a seed stands for does not depend on how many are asked for."""
+    policy = Dm2(cell("ippo"), make_env("3m", 1)).policy
+    found = evaluate(policy, "3m", 16, 7, greedy=False)
+    parts = [
+        collect(make_env("3m", count), policy, None, battle_keys(7, "evaluation", first, count))
+        for first, count in ((0, 5), (5, 11))
+    ]
+    columns = [
+        torch.stack([p.won.double(), p.rewards.double().sum(0), p.lengths.double(), p.truncated.double()])
+        for p in parts
+    ]
+    assert list(found) == ["win_rate", "episode_return", "episode_length", "timeout_rate"]
+    assert list(found.values()) == pytest.approx(torch.cat(columns, dim=1).mean(1).tolist(), rel=1e-6)
+    assert evaluate(policy, "3m", 16, 7, greedy=False) == found
+    assert evaluate(policy, "3m", 16, 8, greedy=False) != found
 
 
 @pytest.fixture(scope="module")

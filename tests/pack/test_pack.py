@@ -80,7 +80,11 @@ def assert_same(found: Dm2, expected: Dm2, rtol: float = 1e-9) -> None:
         )
 
 
-@pytest.mark.parametrize(("switches", "parts"), [(AUTHORS, 1), (PAPER, 2)], ids=["authors", "paper"])
+@pytest.mark.parametrize(
+    ("switches", "parts"),
+    [(AUTHORS, 1), (PAPER, 2), (PAPER.model_copy(update={"imitation_reward": "neglog_agent"}), 1)],
+    ids=["authors", "paper", "neglog"],
+)
 def test_a_packed_cell_is_the_single_cell(switches: Switches, parts: int) -> None:
     """Methods, coefficients, demonstrations and seeds side by side; metrics too."""
     kinds = [

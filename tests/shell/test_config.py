@@ -223,3 +223,21 @@ def test_a_changed_setting_is_a_name_that_the_workflow_takes() -> None:
     for wrong in ("ippo+lr=1E-4", "ippo+lr", "ippo+lr=1/2", "ippo+"):
         with pytest.raises(ConfigError, match="changes are written"):
             config.changed(wrong, "3m")
+
+
+@pytest.mark.parametrize(
+    ("method", "unread"),
+    [
+        ("rmappo", ["lr", "value_coef", "minibatches", "clip_eps", "absorbing_padding", "imitation_reward"]),
+        ("qmix", ["gamma", "clip_eps", "terminal_row"]),
+        ("ippo", ["imitation_coef", "imitation_reward", "cloning.lr"]),
+        ("gail_only", ["imitation_coef", "cloning.epochs"]),
+        ("bc_ippo", ["imitation_coef", "imitation_reward"]),
+    ],
+)
+def test_a_setting_that_moves_no_number_names_no_method(method: str, unread: list[str]) -> None:
+    """Else a figure shows one curve under several names."""
+    config = load_config(ROOT / "config" / "config.yaml")
+    for name in unread:
+        with pytest.raises(ConfigError, match=f"{method} does not read {name}"):
+            config.changed(f"{method}+{name}=1", "3m")
