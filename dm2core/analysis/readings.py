@@ -61,14 +61,14 @@ def _readings(
     if len(seed_order) > PAPER_RUNS:
         first = set(seed_order[:PAPER_RUNS])
         yield f"first {PAPER_RUNS} seeds", pairs_of(table, contrasts, claim.metric, first)
-    for team in _teams(table, contrasts, claim.metric):
+    for team in _teams(table, contrasts, claim.metric) if len(contrasts) == 1 else []:
         yield f"team {team}", pairs_of(table, contrasts, claim.metric, team=team)
     for name, part in _conditions(contrasts):
         yield name, pairs_of(table, part, claim.metric)
 
 
 def _teams(table: pd.DataFrame, contrasts: Sequence[Contrast], metric: str) -> list[str]:
-    """Expert teams of the first arms, if there are several."""
+    """Expert teams of the first arm, if there are several. Teams of one seed on two maps have nothing in common."""
     pairs = pairs_of(table, contrasts, metric)
     if isinstance(pairs, str):
         return []

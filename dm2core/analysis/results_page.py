@@ -20,7 +20,7 @@ from dm2core.errors import DataError
 from dm2core.records.manifest import CellManifest, read_manifest
 
 LEARNT = 0.8  # win rate of one evaluation
-OURS = "ours"  # a claim's place, where the paper does not make it
+OURS = "ours"  # a claim's place, where the paper does not ask it
 
 
 def verdict_block(judged: pd.DataFrame) -> str:
@@ -29,7 +29,7 @@ def verdict_block(judged: pd.DataFrame) -> str:
     tested = claims[claims["outcome"] != "not tested"]
     rows = [
         [
-            f"{row['claim']}{' (ours)' if row['place'] == OURS else ''}: {row['statement']}",
+            f"{row['claim']}{' (ours)' if _ours(row) else ''}: {row['statement']}",
             row["map"],
             _signed(row["paper"]),
             f"{_signed(row['difference'])} [{_signed(row['low'])}, {_signed(row['high'])}]",
@@ -56,13 +56,19 @@ def _tally(claims: pd.DataFrame) -> str:
     parts = []
     for outcome in OUTCOMES:
         rows = single[single["outcome"] == outcome]
-        agreed = sum(not other_outcomes(row) for _, row in rows.iterrows())
+        firm = [] if outcome == "not tested" else [not other_outcomes(row) for _, row in rows.iterrows()]
+        ours = sum(_ours(row) for _, row in rows.iterrows())
+        notes = ([f"{sum(firm)} by every reading"] if firm else []) + ([f"{ours} ours"] if ours else [])
         if len(rows):
-            aside = "" if outcome == "not tested" else f" ({agreed} by every reading)"
-            parts.append(f"{len(rows)} {outcome}{aside}")
-    ours = (single["place"] == OURS).sum()
-    aside = f", {ours} of them not the paper's but ours" if ours else ""
+            parts.append(f"{len(rows)} {outcome}" + (f" ({', '.join(notes)})" if notes else ""))
+    ours = sum(_ours(row) for _, row in single.iterrows())
+    aside = f", {ours} of them ours (not the paper's, or on a map where it has no number)" if ours else ""
     return f"Of {len(single)} claims, counted by map{aside}: {', '.join(parts)}."
+
+
+def _ours(row: pd.Series) -> bool:
+    """Whether the paper does not ask it, or has no number on this map."""
+    return row["place"] == OURS or (row["map"] != "all" and not math.isfinite(row["paper"]))
 
 
 def _runs(row: pd.Series) -> str:
@@ -95,7 +101,7 @@ def conditions_block(
         rows.append(
             [
                 str(map_name),
-                f"{method}{'' if judged else ' (tuning)'}",
+                f"{method}{'' if judged else ' (tuning)' if expected else ' (unplanned)'}",
                 "" if demos == "none" else str(demos),
                 f"{played:.2f} ({greedy:.2f})" if math.isfinite(played) else "",
                 f"{len(group)}{f' of {expected}' if len(group) < expected else ''}",

@@ -46,9 +46,9 @@ def check_planned(config: Config) -> None:
 
 
 def judged_runs(runs: pd.DataFrame, planned: pd.DataFrame) -> pd.Series:
-    """Which rows of `read_runs` are of runs that claims are judged by: all but those that are planned otherwise."""
-    apart = set(planned.loc[~planned["judged"], CELL].itertuples(index=False, name=None))
-    return pd.Series([row not in apart for row in runs[CELL].itertuples(index=False, name=None)], runs.index)
+    """Which rows of `read_runs` are of runs that claims are judged by: those that are planned so."""
+    judged = set(planned.loc[planned["judged"], CELL].itertuples(index=False, name=None))
+    return pd.Series([row in judged for row in runs[CELL].itertuples(index=False, name=None)], runs.index)
 
 
 def read_runs(results: Path) -> pd.DataFrame:

@@ -153,14 +153,20 @@ def _quantiles(drawn: aggregates.Floats, tail: float) -> tuple[float, float]:
 
 
 def further(arms: Mapping[int, Sequence[Arm]], needed: int) -> str:
-    """`8 teams in A, 6 runs in B`: what each arm's smallest sample lacks; one unit at least."""
-    parts = []
+    """`8 teams in A, 6 runs in B`: what each arm's smallest sample lacks; one unit of each if neither lacks any."""
+    fewest = {}
     for side, name in ((0, "A"), (1, "B")):
         samples = [s for arm in arms[side] for s in arm.samples]
         if samples:
-            fewest = min(samples, key=lambda s: units(s)[0])
-            count = max(needed - units(fewest)[0], 1)
-            parts.append((f"{count} {'team' if fewest.n_teams > 1 else 'run'}{'s' * (count > 1)}", name))
+            fewest[name] = min(samples, key=lambda s: units(s)[0])
+    lacks = {name: needed - units(sample)[0] for name, sample in fewest.items()}
+    if max(lacks.values()) < 1:
+        lacks = dict.fromkeys(lacks, 1)
+    parts = [
+        (f"{count} {'team' if fewest[name].n_teams > 1 else 'run'}{'s' * (count > 1)}", name)
+        for name, count in lacks.items()
+        if count > 0
+    ]
     if len({text for text, _ in parts}) == 1 and len(parts) == 2:
         return f"{parts[0][0]} in each"
     return ", ".join(f"{text} in {name}" for text, name in parts)

@@ -11,7 +11,7 @@ from scipy import stats
 from dm2core.analysis.arms import outcome
 from dm2core.analysis.stats import aggregates, curve
 from dm2core.analysis.stats.bootstrap import resample
-from dm2core.analysis.stats.intervals import METHODS, Term, interval, variance
+from dm2core.analysis.stats.intervals import METHODS, Term, interval, p_value, variance
 from dm2core.analysis.stats.permutation import Side, evenly, holm, permutation_p
 from dm2core.analysis.stats.power import MOST, required_units
 from dm2core.analysis.stats.sample import Sample
@@ -91,6 +91,30 @@ def test_crossed_variance_is_unbiased() -> None:
         )
         got.append(teams_by_seeds(table).variance()[0])
     assert np.mean(got) == pytest.approx(1.0 / 4 + 0.49 / 5 + 0.25 / 20, rel=0.05)
+
+
+def test_crossed_variance_by_hand() -> None:
+    """Rows that are 2 apart, columns 1 apart, and no rest: MS_team 6 with df 1, MS_seed 2 with df 2, over 6 runs."""
+    table = np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])
+    assert teams_by_seeds(table).variance() == pytest.approx(((6 + 2) / 6, 64 / (36 + 4 / 2)))
+
+
+def test_the_floor_of_the_crossed_variance_keeps_the_designs_degrees_of_freedom() -> None:
+    """Team and seed means alike: both mean squares are 0, the rest's is 1 with one degree of freedom."""
+    assert teams_by_seeds(np.array([[0.0, 1.0], [1.0, 0.0]])).variance() == pytest.approx((1 / 4, 1.0))
+
+
+def test_the_variance_of_nested_teams_is_that_of_their_means() -> None:
+    sample = Sample.of([0.0, 0.2, 0.4, 0.5, 0.9], teams=[0, 0, 0, 1, 2])
+    assert sample.variance() == pytest.approx((np.var([0.2, 0.5, 0.9], ddof=1) / 3, 2))
+
+
+def test_arms_that_are_the_same_but_for_rounding_have_a_p_of_one() -> None:
+    for value in (1.0, 0.96875, 0.3):
+        a = teams_by_seeds(np.full((3, 5), value))
+        b = Sample.of([value] * 10)
+        assert p_value([Term(1.0, a), Term(-1.0, b)]) == 1.0
+    assert p_value([Term(1.0, a), Term(-1.0, Sample.of([0.9] * 5))]) == 0.0
 
 
 def test_t_interval_is_welchs() -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
-from dm2core.analysis.arms import OUTCOMES, outcome
+from dm2core.analysis.arms import OUTCOMES, Arm, outcome
 from dm2core.analysis.claims import Claims, load_claims
 from dm2core.analysis.export import marl_eval, write_tidy
 from dm2core.analysis.grid import all_cells
 from dm2core.analysis.run_table import CELL, DEMONSTRATORS, check_planned, read_runs, read_training
-from dm2core.analysis.verdict import summarise, verdict
+from dm2core.analysis.stats.sample import Sample
+from dm2core.analysis.verdict import further, summarise, verdict
 from dm2core.analysis.verdict_page import other_outcomes, page
 from dm2core.config import cell_config, load_config
-from dm2core.errors import DataError
+from dm2core.errors import EXIT_DATA, DataError
 from dm2core.rng import stream
 from workflow.scripts import judge, measure_coverage
 
@@ -188,6 +191,49 @@ def test_a_team_is_read_alone_where_an_arm_has_it_and_an_arm_without_it_stays_wh
     assert (
         other_readings(judged(both, contrasts=[contrast]))["team t0"] == "not"
     )  # the same runs on either side
+
+
+def test_maps_of_a_claim_count_alike_and_their_rows_are_a_family_of_their_own() -> None:
+    """By hand, from the runs' ends: 10 and 10 on one map, 4 and 4 on the other, four terms of one half."""
+    runs = pd.concat([campaign(0.2), campaign(0.1, n=4, sd=0.1).assign(map="8m")])
+    contrasts = [{"map": name, "a": [f"dm2@{SET}"], "b": ["ippo"]} for name in ("3m", "8m")]
+    both = claim(contrasts=contrasts)
+    ends = summarise(runs, both).set_index(["map", "method"])["final"]
+    a, b, c, d = (ends.loc[name, method] for name in ("3m", "8m") for method in ("dm2", "ippo"))
+    table = verdict(runs, both).set_index("map")
+    parts = [x.var(ddof=1) / len(x) / 4 for x in (a, b, c, d)]
+    df = sum(parts) ** 2 / sum(v**2 / (len(x) - 1) for v, x in zip(parts, (a, b, c, d), strict=True))
+    value, error = (a.mean() - b.mean() + c.mean() - d.mean()) / 2, sum(parts) ** 0.5
+    reach = student.ppf(0.975, df) * error
+    row = table.loc["all"]
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx(
+        (value, value - reach, value + reach)
+    )
+    assert row["p"] == pytest.approx(2 * student.sf(value / error, df))
+    assert row["p_holm"] == row["p"]
+    p = sorted(table.loc[["3m", "8m"], "p"])
+    assert sorted(table.loc[["3m", "8m"], "p_holm"]) == pytest.approx([2 * p[0], max(2 * p[0], p[1])])
+
+
+def test_only_what_an_arm_lacks_is_asked_for() -> None:
+    """Three teams of five runs beside five: with four in each there is one team to find, and no run."""
+    arms = {
+        0: [Arm([Sample.of(np.arange(15.0), [k // 5 for k in range(15)], [k % 5 for k in range(15)])])],
+        1: [Arm([Sample.of(np.arange(5.0))])],
+    }
+    assert further(arms, 4) == "1 team in A"
+    assert further(arms, 7) == "4 teams in A, 2 runs in B"
+    assert further(arms, 3) == "1 team in A, 1 run in B"
+    assert further({0: arms[1], 1: arms[1]}, 8) == "3 runs in each"
+
+
+def test_teams_of_two_maps_are_no_reading_of_the_row_over_both() -> None:
+    runs = campaign(0.3, teams=2)
+    runs["win_rate"] = runs["win_rate"].mask((runs["team"] == "t1") & (runs["method"] == "dm2"), 0.0)
+    contrasts = [{"map": name, "a": [f"dm2@{SET}"], "b": ["ippo"]} for name in ("3m", "8m")]
+    rows = verdict(pd.concat([runs, runs.assign(map="8m")]), claim(contrasts=contrasts)).set_index("map")
+    assert "team t1" in other_readings(rows.loc["3m"]) and "team t1" in other_readings(rows.loc["8m"])
+    assert other_readings(rows.loc["all"]) == {}
 
 
 def test_conditions_are_read_pair_by_pair() -> None:
@@ -406,12 +452,15 @@ def test_metrics_that_lack_evaluations_are_refused(tmp_path: Path, spoil, messag
         read_runs(tmp_path)
 
 
-def test_judge_writes_every_file(tmp_path: Path) -> None:
+def test_judge_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, out = tmp_path / "results", tmp_path / "out"
-    write_cells(results, campaign(0.1, n=1))
+    write_cells(results, campaign(0.1, n=1).assign(seed=112358))
     config = tmp_path / "config.yaml"
     text = (ROOT / "config" / "config.yaml").read_text(encoding="utf-8")
     config.write_text(text.replace("results: results ", f"results: {results} "), encoding="utf-8")
+    ippo = results / "cells" / "3m" / "ippo" / "none" / "seed112358" / "manifest.json"
+    made = cell_config(load_config(config), map_name="3m", method="ippo", seed=112358)
+    ippo.write_text(json.dumps(json.loads(ippo.read_text()) | {"digest": made.digest()}))
     claims = ROOT / "claims" / "claims.yaml"
     args = [
         "--config",
@@ -427,9 +476,14 @@ def test_judge_writes_every_file(tmp_path: Path) -> None:
     text = (out / "verdict.md").read_text(encoding="utf-8")
     assert hashlib.sha256(claims.read_bytes()).hexdigest() in text
     assert "not run: no StarCraft here" in text
+    assert "Runs: 1 finished, " in text and ", 1 finished but in no figure's plan, left out." in text
+    assert pd.read_csv(out / "runs.csv")["method"].unique().tolist() == ["ippo"]
     rows = pd.read_csv(out / "verdict.csv")
     assert set(rows["claim"]) == {item.id for c in [load_claims(claims)] for item in [*c.claims, *c.theory]}
     assert set(rows["outcome"]) == {"not tested"}
+    shutil.rmtree(ippo.parent)
+    assert judge.main([*args, "--out", str(out), "--transfer", str(tmp_path / "none")]) == EXIT_DATA
+    assert "no finished cell that a figure plans" in capsys.readouterr().err
 
 
 def test_planned_cells_of_another_configuration_are_refused(tmp_path: Path) -> None:

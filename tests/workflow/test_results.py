@@ -52,7 +52,9 @@ def test_the_pages_say_what_the_published_cells_give() -> None:
     for outcome in {row[5].strip("*") for row in rows}:
         told = [row for row in rows if row[5] == f"**{outcome}**"]
         agreed = [row for row in told if row[6].strip(" |") == ""]
-        assert f" {len(told)} {outcome} ({len(agreed)} by every reading)" in verdict.splitlines()[0]
+        ours = sum("(ours)" in row[0] for row in told)
+        aside = f", {ours} ours" if ours else ""
+        assert f" {len(told)} {outcome} ({len(agreed)} by every reading{aside})" in verdict.splitlines()[0]
     claims = load_claims(ROOT / "claims" / "campaign.yaml")
     assert block("docs/results.md", "conditions") == conditions_block(
         read_runs(CAMPAIGN), read_training(CAMPAIGN), claims, planned_runs(load_config(CONFIG))

@@ -54,9 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         transferred = transfers(args.transfer)
         check_planned(config)
         planned = planned_runs(config)
-        runs, training = (
-            table[judged_runs(table, planned)] for table in (read_runs(results), read_training(results))
-        )
+        made = read_runs(results)
+        runs, training = (table[judged_runs(table, planned)] for table in (made, read_training(results)))
+        if runs.empty:
+            raise DataError(
+                f"{results}/cells: no finished cell that a figure plans; see snakemake -n, or plan these in `figures`"
+            )
         failed = _table(results / "failed.csv", CELL)
         theory = _table(args.theory, ["test", "statement", "holds"]) if args.theory else None
         judged = verdict(
@@ -82,11 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     finished = runs[CELL].drop_duplicates()
     counted = planned[planned["judged"]]
     waiting = len(counted.merge(finished, on=CELL, how="left", indicator=True).query("_merge == 'left_only'"))
+    unplanned = len(made[CELL].drop_duplicates()) - len(made[CELL].merge(planned[CELL]).drop_duplicates())
     counts = {
         "finished": len(finished),
         "failed": 0 if failed is None else len(failed),
         "planned and not finished": waiting - (0 if failed is None else len(failed)),
     }
+    if unplanned:
+        counts["finished but in no figure's plan, left out"] = unplanned
     reach = GAME_REACH if config.env == "smac" else REACH
     text = page(judged, args.claims, counts, job.reasons, reach=reach, transfers=transferred)
     write_text(text, args.out / "verdict.md")

@@ -87,6 +87,23 @@ def team_coverage(trials: int) -> str:
     return "\n".join(lines)
 
 
+def alike_coverage(trials: int) -> str:
+    """The chosen interval where teams do not differ, so that the crossed variance often stands at its floor."""
+    lines = ["| teams x seeds | beside a condition without | against a level |", "| --- | --- | --- |"]
+    for teams, seeds in TEAMS[:2]:
+        rng = stream(0, f"alike/{teams}", seeds)
+        hits = [0, 0]
+        for _ in range(trials):
+            names, numbers = np.repeat(np.arange(teams), seeds), np.tile(np.arange(seeds), teams)
+            a = Sample.of(rng.normal(0.0, 0.10, teams * seeds), names.tolist(), numbers.tolist())
+            b = Sample.of(rng.normal(0.0, 0.10, seeds))
+            for k, terms in enumerate(([Term(1.0, a), Term(-1.0, b)], [Term(1.0, a)])):
+                low, high = interval(terms, rng)
+                hits[k] += low <= 0.0 <= high
+        lines.append(f"| {teams} x {seeds} | {' | '.join(f'{100 * hit / trials:.1f}' for hit in hits)} |")
+    return "\n".join(lines)
+
+
 # Pairs of arms that the verdict has and `SHAPES` has not, with the means of both.
 UNLIKE: dict[str, tuple[Draw, float, Draw, float]] = {
     "one run in five learns, beside normal (mean 0.8, sd 0.16)": (
@@ -194,6 +211,10 @@ Coverage of nominal 95 % intervals of a difference, one expert team:
 The same, several expert teams against one condition without (sd 0.10 between teams, 0.10 between seeds):
 
 {team_coverage(args.trials)}
+
+The t interval where teams do not differ (sd 0.10 between runs):
+
+{alike_coverage(args.trials)}
 
 The t interval where the two arms are unlike each other, one expert team:
 

@@ -14,6 +14,7 @@ from dm2core.analysis.stats.sample import Sample
 
 METHODS = ("percentile", "bca", "studentised", "expanded", "t")
 RESAMPLES = 10_000
+ROUNDING = 1e-12  # what sums of equal win rates leave of a difference or a standard deviation of 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def interval(
     v, df = variance(terms)
     if not np.isfinite(v):
         return -np.inf, np.inf
-    if v == 0.0:
+    if v < ROUNDING**2:
         return value, value
     reach = float(stats.t.ppf(1.0 - tail, df))
     if method == "t":
@@ -95,8 +96,8 @@ def p_value(terms: Sequence[Term], shift: float = 0.0) -> float:
     v, df = variance(terms)
     if not np.isfinite(v):
         return float("nan")
-    if v == 0.0:
-        return float(value == 0.0)
+    if v < ROUNDING**2:
+        return float(abs(value) < ROUNDING)
     return float(2.0 * stats.t.sf(abs(value) / v**0.5, df))
 
 
@@ -109,7 +110,7 @@ def expanded_tail(terms: Sequence[Term], drawn: Floats, level: float = 0.95) -> 
     if not np.isfinite(v):
         return float("nan")
     tail = (1.0 - level) / 2.0
-    if v == 0.0 or drawn.var() == 0.0:
+    if v < ROUNDING**2 or drawn.var() < ROUNDING**2:
         return tail
     reach = float(stats.t.ppf(1.0 - tail, df))
     return float(stats.norm.cdf(-reach * (v / drawn.var()) ** 0.5))
