@@ -62,13 +62,14 @@ $(STAMP): $(LOCK) pyproject.toml
 	touch $(STAMP)
 
 demo: setup
-	$(BIN)/dm2 status --watch $(if $(SCALE),--set scale=$(SCALE)) & watch=$$!; trap "kill $$watch 2>/dev/null" EXIT; \
+	$(BIN)/dm2 status --watch --lines $(if $(SCALE),--set scale=$(SCALE)) & watch=$$!; trap "kill $$watch 2>/dev/null" EXIT; \
 	$(BIN)/snakemake --cores all $(QUIET) \
 	  $(if $(SCALE),--configfile config/scale/$(SCALE).yaml) -- figures/demo_ablation.pdf && \
 	echo "figures/demo_ablation.pdf and .png are there; results/demos/*/*/card.md say who demonstrated"
 
 figures: setup
-	$(BIN)/snakemake --cores all --allowed-rules collect_scores plot_demo_ablation -- figures/demo_ablation.pdf
+	$(BIN)/snakemake --cores all --allowed-rules collect_scores plot_demo_ablation \
+	  $(if $(SCALE),--configfile config/scale/$(SCALE).yaml) -- figures/demo_ablation.pdf
 
 # Figures first: the verdict is over the cells that are finished when Snakemake starts.
 report: setup

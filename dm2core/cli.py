@@ -25,7 +25,15 @@ from dm2core.config import (
     parse_demos_id,
 )
 from dm2core.env.scenario import add_maps, known_maps
-from dm2core.errors import EXIT_AGAIN, EXIT_DATA, EXIT_USAGE, EXIT_WRITE, DataError, Dm2Error
+from dm2core.errors import (
+    EXIT_AGAIN,
+    EXIT_DATA,
+    EXIT_SERVICE,
+    EXIT_USAGE,
+    EXIT_WRITE,
+    DataError,
+    Dm2Error,
+)
 from dm2core.strict import parse_yaml, unknown
 
 if TYPE_CHECKING:
@@ -52,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except MemoryError:
+        print("dm2: not enough memory for that; ask for less, fewer --episodes for one", file=sys.stderr)
+        return EXIT_SERVICE
     except OSError as error:  # what has no better message of its own
         print(f"dm2: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return EXIT_WRITE
@@ -97,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     pack.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     pack.add_argument("--threads", type=int, default=1, help="of the simulator")
+    pack.add_argument(
+        "--replace", action="store_true", help="replace finished cells of another configuration in OUT"
+    )
     pack.set_defaults(run=_train_pack)
 
     demos = commands.add_parser("demos", help="sample a demonstration set from expert runs")
@@ -131,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     published.set_defaults(run=_import_demos)
 
     evaluate = commands.add_parser("evaluate", help="win rate of a trained policy")
-    evaluate.add_argument("--policy", type=Path, required=True, help="policy.safetensors")
+    evaluate.add_argument(
+        "--policy", type=Path, required=True, help="policy.safetensors, or its cell's folder"
+    )
     evaluate.add_argument("--map", help="default: the map it was trained on")
     _add_maps_file(evaluate)
     evaluate.add_argument("--episodes", type=int, default=320)
@@ -178,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(status)
     status.add_argument("--figure", action="append", help="whose cells are planned; all for every figure's")
     status.add_argument("--watch", action="store_true", help="keep showing until interrupted")
+    status.add_argument(
+        "--lines", action="store_true", help="with --watch: a line a minute on a terminal, too"
+    )
     status.add_argument("--json", action="store_true", help="for other programs")
     status.set_defaults(run=_status)
 
@@ -201,7 +220,9 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser("explain", help="one page about one run")
     explain.add_argument(
-        "name", metavar="RUN", help="its path, or 3s_vs_3z/dm2/ippo-q50_joint-concurrent/seed112358"
+        "name",
+        metavar="RUN",
+        help="3s_vs_3z/dm2/ippo-q50_joint-concurrent/seed112358, or a path that ends so",
     )
     _add_config(explain)
     explain.set_defaults(run=_explain)
@@ -296,6 +317,8 @@ def _train(args: argparse.Namespace) -> None:
 
         loaded = load_demos(args.demos)
         demos_id, sha256 = loaded.demos_id, loaded.sha256
+        if args.demos.is_file():
+            args.demos = args.demos.parent
     from dm2core.train import train_cell
 
     cell = cell_config(config, **common, demos=demos_id, demos_sha256=sha256)
@@ -317,8 +340,10 @@ def _train_pack(args: argparse.Namespace) -> None:
         if not METHODS[cell.method].packs:
             raise ConfigError(f"--cell {text}: method {method} is not trained in packs; use dm2 train")
         listed.append((common, None if demos == "none" else Path(demos), Path(out), Path(state)))
-    if len({path for *_, path in listed}) < len(listed):
-        raise ConfigError("--cell: two cells have the same state folder")
+    folders = {"output": [out for *_, out, _ in listed], "state": [state for *_, state in listed]}
+    for what, paths in folders.items():
+        if len({path.resolve() for path in paths}) < len(listed):
+            raise ConfigError(f"--cell: two cells have the same {what} folder")
     import torch
 
     from dm2core.demonstrations import load_demos
@@ -332,8 +357,15 @@ def _train_pack(args: argparse.Namespace) -> None:
         if path is not None:
             loaded = load_demos(path)
             given = {"demos": loaded.demos_id, "demos_sha256": loaded.sha256}
+            path = path.parent if path.is_file() else path
         members.append(Member(cell_config(config, **common, **given), out, state, path))
-    train_pack(members, torch.device(args.device), args.threads, config_sha256=_sha256(config))
+    train_pack(
+        members,
+        torch.device(args.device),
+        args.threads,
+        config_sha256=_sha256(config),
+        replace=args.replace,
+    )
 
 
 def _sha256(config: Config) -> str:
@@ -428,6 +460,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
         require(args.map or "3m")  # before torch is imported
         smac = DEFAULTS.model_copy(update={"games": args.games or DEFAULTS.games})
+    from dm2core.players import policy_file
+
+    args.policy = policy_file(str(args.policy))
     if not args.policy.is_file():
         raise DataError(f"{args.policy}: no such policy file")
     import torch
@@ -435,6 +470,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from dm2core import transfer
     from dm2core.env.vector import map_spec
     from dm2core.evaluate import evaluate
+    from dm2core.records.files import make_folder
     from dm2core.replay import read_policy
     from dm2core.rollout import compute_for
 
@@ -443,7 +479,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     if map_name is None:
         raise DataError(f"{args.policy}: does not say which map it was trained on; give --map")
     how = {"episodes": args.episodes, "seed": args.seed, "greedy": not args.sampled}
-    record = transfer.Record(args.policy, map_name, "embedded" if smac is None else "smac", how)
+    kept = args.env is not None or args.out is not None
+    record = transfer.Record(args.policy, map_name, "embedded" if smac is None else "smac", how, args.out)
+    if kept:
+        _refuse_others_manifest(record.manifest, [record.path])
+        make_folder(record.path)
     policy = read_policy(args.policy, map_spec(map_name))
     compute = compute_for(policy)
     result = evaluate(
@@ -451,8 +491,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     )
     for key, value in result.items():
         print(f"{key:<20}{value:.4f}")
-    if args.env is not None or args.out is not None:
-        print(f"{'result':<20}{record.finish(args.out, compute, result)}")
+    if kept:
+        print(f"{'result':<20}{record.finish(compute, result)}")
 
 
 def _replay(args: argparse.Namespace) -> None:
@@ -539,7 +579,7 @@ def _status(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(Status(config, figures).json(), indent=1))
     else:
-        show(config, figures, watch=args.watch)
+        show(config, figures, watch=args.watch, lines=args.lines)
 
 
 def _track(args: argparse.Namespace) -> None:

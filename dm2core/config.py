@@ -42,7 +42,8 @@ FIGURES = (
 Env = Literal["embedded", "smac"]
 Compute = Literal["fused", "torch"]  # compiled kernels, or torch
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -70,7 +71,7 @@ class PPO(Strict):
     gae_lambda: Fraction
     lr: Positive
     adam_eps: Positive
-    entropy_coef: Annotated[float, Field(ge=0)]
+    entropy_coef: NotNegative
     value_coef: Positive
     huber_delta: Positive
     max_grad_norm: Positive
@@ -85,7 +86,7 @@ class Discriminator(Strict):
     hidden_size: Count
     steps: Count  # Adam steps per PPO iteration
     episodes_per_step: Count  # per side, at most
-    gp_coef: Annotated[float, Field(ge=0)]
+    gp_coef: NotNegative
 
 
 class Cloning(Strict):
@@ -102,7 +103,7 @@ class MapParams(Strict):
     episodes_per_update: Annotated[int, Field(gt=1)]
     ppo_epochs: Count
     clip_eps: Annotated[float, Field(gt=0, lt=1)]
-    imitation_coef: Annotated[float, Field(ge=0)]
+    imitation_coef: NotNegative
 
 
 class MapBudget(Strict):
@@ -639,7 +640,7 @@ def _source(sources: Sequence[tuple[str, Mapping[Any, Any]]], loc: Loc) -> str:
 
 
 def dump_config(config: Config) -> str:
-    """YAML text of a resolved config; `load_config` of it gives the same config wherever it lies."""
+    """YAML text of a resolved config; `load_config` of it gives the same config, unless scales lie beside it."""
     return yaml.safe_dump(config.model_dump(), sort_keys=True)
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from dm2core.config import CellConfig
-from dm2core.errors import DataError
+from dm2core.errors import NO_NPZ, DataError
 from dm2core.pairs import Episodes
 from dm2core.records.manifest import hash_file
 from dm2core.rollout import Rollout
@@ -129,16 +128,8 @@ def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
                     _check_header(stream, member.file_size)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-    ) as error:
-        raise DataError(f"{file}: not a demonstration file ({str(error).splitlines()[0]})") from None
+    except NO_NPZ as error:
+        raise DataError(f"{file}: not a demonstration file ({' '.join(str(error).split())})") from None
 
 
 def _check_header(stream: Any, size: int) -> None:

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from dm2core.config import Config, DemoSet, dump_config, parse_demos_id
 from dm2core.demonstrations import AgentDemos, pack_arrays, read_card
+from dm2core.env.scenario import known_maps
 from dm2core.env.vector import make_env, map_spec
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
@@ -47,6 +48,7 @@ from dm2core.records.manifest import Job, Manifest, hash_file, read_manifest
 from dm2core.records.numerics import numerics_key
 from dm2core.rng import battle_keys, stream
 from dm2core.rollout import collect
+from dm2core.strict import unknown
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,10 @@ def recall_demos(folder: Path) -> bool:
     card, file = read_card(folder), folder / "demos.npz"
     if file.exists() and hash_file(file) == card["sha256"]:
         return False
+    if card["map"] not in known_maps():
+        raise DataError(
+            f"{folder}: {unknown('map', card['map'], known_maps())}; one of your own comes with --maps-file"
+        )
     manifest = read_manifest(folder / "manifest.json")
     if "battles.npz" not in manifest.outputs:
         raise DataError(f"{folder}: keeps no battles to fight again; sample the set from its experts")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable
 
 EXIT_USAGE = 2  # wrong configuration or command line
@@ -11,6 +13,20 @@ EXIT_SERVICE = 69  # something outside is missing
 EXIT_NUMERIC = 70  # a number that is not finite
 EXIT_WRITE = 73  # cannot write
 EXIT_AGAIN = 75  # interrupted or locked: run the same command again
+
+
+# What numpy raises where a file is no npz, or a damaged one (an npy has no names: TypeError, AttributeError).
+NO_NPZ = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Dm2Error(Exception):

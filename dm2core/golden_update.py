@@ -7,7 +7,6 @@ the released learner and discriminator made of them; sizes and what was recorded
 from __future__ import annotations
 
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from dm2core import discriminator as disc
 from dm2core import pairs as pairing
 from dm2core.batch import Batch
 from dm2core.config import PPO, Switches
-from dm2core.errors import EXIT_DATA
+from dm2core.errors import EXIT_DATA, NO_NPZ
 from dm2core.gradients import value_loss
 from dm2core.nets import Actor, Critic, DiscriminatorNet
 from dm2core.policy import masked_log_softmax
@@ -532,8 +531,8 @@ def main(paths: Sequence[str]) -> int:
         for dtype, compute in WAYS:
             try:
                 report = check_file(path, dtype, compute)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                print(f"{path}: not a recorded update ({str(error).splitlines()[0]})", file=sys.stderr)
+            except NO_NPZ as error:
+                print(f"{path}: not a recorded update ({' '.join(str(error).split())})", file=sys.stderr)
                 return EXIT_DATA
             verdict = "FAILED" if report.failures else "ok"
             print(f"{path} {str(dtype)[6:]} {compute}, tolerance {report.tolerance:g}: {verdict}")

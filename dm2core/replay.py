@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from dm2core.env import battle, scripted
 from dm2core.env.draw import Painter, Scene
 from dm2core.env.scenario import Scenario, load_scenario
 from dm2core.env.vector import GAME_LOOPS, BattleSim
-from dm2core.errors import DataError
+from dm2core.errors import NO_NPZ, DataError
 from dm2core.nets import Policy
 from dm2core.players import SCRIPTS, policy_file
 from dm2core.policies import load_policy
@@ -67,7 +66,7 @@ class Recording:
             with np.load(path, allow_pickle=False) as data:
                 about = json.loads(str(data["about"]))
                 return Recording(raw=data["raw"], targets=data["targets"], rewards=data["rewards"], **about)
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        except NO_NPZ:
             raise DataError(
                 f"{path}: is not a recorded battle; make one with dm2 replay --out X.npz"
             ) from None

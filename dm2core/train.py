@@ -47,7 +47,7 @@ from dm2core.records.manifest import VERSION, CellManifest, to_bytes
 from dm2core.records.metrics import MetricLog, write_parquet
 from dm2core.records.progress import CellProgress
 from dm2core.records.starts import note_progress, note_start
-from dm2core.records.state import left_over, remove_state
+from dm2core.records.state import left_over, remove_state, require_own
 
 
 @dataclass
@@ -73,6 +73,7 @@ def train_cell(
     `config_sha256`: of the whole resolved configuration that the cell was taken from, for its manifest.
     """
     torch.set_num_threads(1)  # the number of threads changes the bits
+    require_own(state_folder, out)
     started = time.monotonic()
     with (
         cell_lock(state_folder, wait="SLURM_JOB_ID" in os.environ) as lock,
@@ -81,7 +82,7 @@ def train_cell(
         if (lock.waited or left_over(state_folder)) and is_finished(cell, out):
             remove_state(state_folder)  # by the process before this one, which died before it could
             return
-        _refuse_another(cell, out)
+        refuse_another(cell, out)
         loaded = loaded_demos(cell, demos)
         clear(out, state_folder)
         code = provenance.code_version()  # what runs, even if the sources change meanwhile
@@ -112,7 +113,7 @@ def is_finished(cell: CellConfig, out: Path) -> bool:
         return False
 
 
-def _refuse_another(cell: CellConfig, out: Path) -> None:
+def refuse_another(cell: CellConfig, out: Path) -> None:
     """ConfigError if `out` holds a finished cell that this one would replace; the same one may be made again."""
     try:
         there = json.loads((out / "manifest.json").read_text())
@@ -140,6 +141,9 @@ def inputs_of(cell: CellConfig, out: Path, demos: Path | None) -> dict[str, str]
 def clear(out: Path, state_folder: Path) -> None:
     """From here on the cell is unfinished; what a killed write left goes."""
     try:
+        out.mkdir(
+            parents=True, exist_ok=True
+        )  # if it cannot be made, better known before the training than after
         (out / "manifest.json").unlink(missing_ok=True)
         for folder in (out, state_folder):
             remove_parts(folder)

@@ -23,19 +23,24 @@ FOLDER = Path("results/transfer")
 class Record:
     """One evaluation; made before it, because inputs are hashed before they are used."""
 
-    def __init__(self, policy: Path, map_name: str, env: str, how: dict[str, Any]) -> None:
-        """DataError if `policy`, a policy.safetensors, cannot be read. It is going to be played in `env`, `how`."""
+    def __init__(
+        self, policy: Path, map_name: str, env: str, how: dict[str, Any], out: Path | None = None
+    ) -> None:
+        """DataError if `policy`, a policy.safetensors, cannot be read. It is going to be played in `env`, `how`.
+
+        `path` is where the result will be: `out`, or a name of its own in `FOLDER`.
+        """
         self.policy, self.map_name, self.env = policy, map_name, env
         self.played = {"env": env, "map": map_name, **how}
         config_sha256 = hashlib.sha256(json.dumps(self.played, sort_keys=True).encode()).hexdigest()
         self._job = Job("transfer", config_sha256, [policy])
         self.sha256 = self._job.inputs[policy.absolute()]
         self._code = provenance.code_version()
+        self.path = FOLDER / f"{self.map_name}-{self.sha256[:12]}-{self.env}.json" if out is None else out
+        self.manifest = self.path.with_suffix(".manifest.json")
 
-    def finish(self, out: Path | None, compute: str, result: dict[str, float]) -> Path:
+    def finish(self, compute: str, result: dict[str, float]) -> Path:
         """Write the result and its manifest; the path of the result. `compute`: what evaluated the policy."""
-        name = f"{self.map_name}-{self.sha256[:12]}-{self.env}.json"
-        path = FOLDER / name if out is None else out
         cell = _trained(self.policy)
         report = {
             "schema_version": 1,
@@ -49,9 +54,9 @@ class Record:
             "numerics": numerics_key(),
         }
         data = (json.dumps(report, indent=2) + "\n").encode()
-        write_atomic(path, data)
-        self._job.finish(path.with_suffix(".manifest.json"), [path])
-        return path
+        write_atomic(self.path, data)
+        self._job.finish(self.manifest, [self.path])
+        return self.path
 
 
 def _trained(policy: Path) -> dict[str, Any]:

@@ -151,6 +151,8 @@ def select(grid: Sequence[Cell], only: dict[str, Any]) -> list[Cell]:
                 f"{key}: no cell has {', '.join(map(str, unknown)) or 'an empty list'}; there are: {listed}"
             )
         chosen = [cell for cell in chosen if getattr(cell, field) in wanted]
+    if grid and not chosen:
+        raise ConfigError(f"{', '.join(only)}: no cell has all of these; leave one out")
     return chosen
 
 

@@ -127,9 +127,12 @@ def collect_demonstrators(config: Config, map_name: str) -> pd.DataFrame:
 
 
 def card_win_rates(card: dict[str, Any]) -> list[float]:
-    """Win rates on a card: one team's, or one per team where every agent has a team of its own."""
+    """Win rates on a card: one team's, or one per team where every agent has a team of its own; nan where it says none,
+    as that of imported demonstrations.
+    """
     value = card["win_rate"]
-    return [float(item) for item in value] if isinstance(value, list) else [float(value)]
+    rates = value if isinstance(value, list) else [value]
+    return [float("nan") if rate is None else float(rate) for rate in rates]
 
 
 def card_greedy_win_rates(card: dict[str, Any]) -> list[float]:

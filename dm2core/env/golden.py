@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,9 @@ from numpy.typing import NDArray
 
 from dm2core.env import observe
 from dm2core.env.scenario import known_maps, load_scenario, smac_units
+from dm2core.errors import EXIT_DATA, NO_NPZ
 
 TOLERANCE = 1e-6
-BAD_FILE = 65  # sysexits.h EX_DATAERR
 
 # SMAC's other constructor arguments; nothing that is recorded depends on them.
 _WITHOUT_EFFECT = {
@@ -75,16 +73,7 @@ def _load(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
             return Arrays({name: file[name] for name in file.files})
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        RuntimeError,
-    ) as e:
+    except NO_NPZ as e:
         raise TraceError(f"{path}: not a readable recording ({' '.join(str(e).split())})") from e
 
 
@@ -263,7 +252,7 @@ def main(paths: Sequence[str | Path]) -> int:
             report = check_encoding(path)
         except TraceError as error:
             print(error, file=sys.stderr)
-            status = BAD_FILE
+            status = EXIT_DATA
             continue
         print(report.line())
         if not report.exact and status == 0:

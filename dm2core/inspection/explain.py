@@ -168,7 +168,8 @@ def _card(path: Path) -> str:
         teams = [f"seed {team['seed']} at {team['env_steps']:,} env steps" for team in card["teams"]]
         return (
             f"{card['demos_id']}, {card['episodes_per_agent']} episodes per agent; its players win "
-            f"{', '.join(f'{rate:.2f}' for rate in rates)}\nteams: {', '.join(teams)}; "
+            f"{', '.join('an unknown share' if rate is None else f'{rate:.2f}' for rate in rates)}\n"
+            f"teams: {', '.join(teams) or 'unknown'}; "
             f"SHA-256 {card['sha256'][:16]}; {path.with_name('card.md')}"
         )
     except (OSError, ValueError, KeyError, TypeError):

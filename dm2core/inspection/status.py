@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import Counter
@@ -171,14 +172,18 @@ def _experts(config: Config, cell: Cell) -> list[str]:
     return [f"{cell.map_name}/{method}/seed{seed}" for seed in seeds]
 
 
-def show(config: Config, figures: Sequence[str], *, watch: bool) -> None:
-    """Print once, or keep showing until interrupted: a live page on a terminal, a line a minute elsewhere."""
+def show(config: Config, figures: Sequence[str], *, watch: bool, lines: bool = False) -> None:
+    """Print once, or keep showing until interrupted: a live page on a terminal, a line a minute elsewhere.
+
+    `lines` has lines on a terminal, too: beside other output, which a live page would write over.
+    """
     console = Console()
     if not watch:
         console.print(Status(config, figures).view(console.width))
         return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a live page gives the cursor back
     try:
-        if console.is_terminal:
+        if console.is_terminal and not lines:
             with Live(Status(config, figures).view(console.width), console=console, transient=True) as live:
                 while True:
                     time.sleep(2)
@@ -188,6 +193,8 @@ def show(config: Config, figures: Sequence[str], *, watch: bool) -> None:
             print(line(Path(config.results)), file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         return
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def line(results: Path) -> str:

@@ -29,7 +29,7 @@ from dm2core.records.interrupt import catch_signals
 from dm2core.records.lock import CellLock, cell_lock
 from dm2core.records.progress import CellProgress
 from dm2core.records.starts import note_start
-from dm2core.records.state import remove_state
+from dm2core.records.state import remove_state, require_own
 from dm2core.train import (
     Run,
     clear,
@@ -41,6 +41,7 @@ from dm2core.train import (
     log_iteration,
     name_of,
     open_run,
+    refuse_another,
     report_failure,
     save_iteration,
 )
@@ -71,13 +72,23 @@ class _Running:
 
 
 def train_pack(
-    members: list[Member], device: torch.device, threads: int = 1, *, config_sha256: str = ""
+    members: list[Member],
+    device: torch.device,
+    threads: int = 1,
+    *,
+    config_sha256: str = "",
+    replace: bool = False,
 ) -> None:
     """Train the cells to their ends, or go on with them; Dm2Error says what went wrong. Finished ones are left alone.
 
     A cell whose numbers are no longer finite leaves the pack; the others go on, and NumericError names it at the end.
+    A finished cell of another configuration in a member's folder is a ConfigError, or goes (`replace`).
     """
     torch.set_num_threads(1)
+    for member in members:
+        require_own(member.state, member.out)
+        if not replace:
+            refuse_another(member.cell, member.out)
     failed: list[str] = []
     finished = {member for member in members if member.finished()}
     _tidy(finished)

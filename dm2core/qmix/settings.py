@@ -9,7 +9,7 @@ from pydantic import Field
 from dm2core.strict import Strict
 from dm2core.types import EnvSpec
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
 

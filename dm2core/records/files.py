@@ -50,6 +50,14 @@ def _write_all(handle: FileIO, view: memoryview) -> None:
         view = view[handle.write(view) :]
 
 
+def make_folder(path: Path) -> None:
+    """The folder of a file that will be written; WriteError, before the work, if it cannot be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, 0, error) from None
+
+
 def remove_parts(folder: Path, name: str = "*") -> None:
     """Remove what a killed `write_atomic` left of a file `name`; only for whoever alone may write there."""
     for part in folder.glob(f".{name}.*.tmp"):

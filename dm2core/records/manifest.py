@@ -72,7 +72,7 @@ class _Common(_Part):
     """What every manifest says; what version 1 did not say yet is None."""
 
     schema_version: int = 1
-    kind: str  # cell, expert, demonstrations, table, figure, replay, theory, verdict
+    kind: str  # cell, expert, demonstrations, table, figure, replay, theory, transfer, verdict
     config_sha256: str = ""  # of the resolved configuration, as `dm2 config` prints it
     inputs: dict[str, str] = {}
     outputs: dict[str, str]

@@ -1,14 +1,34 @@
-"""The end of a cell's state folder, in an order that leaves nothing misleading when the process dies half-way."""
+"""A cell's state folder: what may lie in it, and its end, in an order that leaves nothing misleading if the process
+dies half-way.
+"""
 
 from __future__ import annotations
 
-import shutil
+import re
 from contextlib import suppress
 from pathlib import Path
 
 from dm2core.records.checkpoint import NAMES
 from dm2core.records.crash import reach
 from dm2core.records.files import write_error
+from dm2core.strict import ConfigError
+
+# All that a cell and its process ever leave there; .nfs* is what a file system keeps of a file that is still open.
+_OWN = re.compile(
+    r"lock|checkpoint(\.previous)?|metrics\.jsonl|attempts\.json|progress\.json|failure\.json"
+    r"|starts_without_progress|policy\d{10}|\..+\.tmp|\.nfs.*"
+)
+
+
+def require_own(folder: Path, out: Path) -> None:
+    """ConfigError unless `folder`, which goes when the cell is finished, can be the state of a cell in `out`."""
+    if folder.resolve() == out.resolve():
+        raise ConfigError(f"state folder {folder}: is the folder of the results; give another")
+    others = sorted(p.name for p in folder.iterdir() if not _OWN.fullmatch(p.name)) if folder.is_dir() else []
+    if others:
+        raise ConfigError(
+            f"state folder {folder}: holds {others[0]}, which is no cell's state; give a folder of its own"
+        )
 
 
 def remove_state(folder: Path) -> None:
@@ -22,9 +42,7 @@ def remove_state(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
         reach("checkpoints-removed")
         for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != "lock":
+            if path.name != "lock" and _OWN.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         (folder / "lock").unlink(missing_ok=True)
     except OSError as error:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from dm2core.strict import ConfigError, Strict
 
 Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class RmappoMap(Strict):

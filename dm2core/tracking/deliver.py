@@ -6,11 +6,11 @@ after a kill at any moment, leaves every point there exactly once.
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import os
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
@@ -155,7 +155,7 @@ def _ask(uri: str) -> None:
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_S):
             return
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         why = getattr(error, "reason", error)
         raise ServiceError(
             f"MLflow at {uri} does not answer ({why}); nothing is lost, run dm2 track again"

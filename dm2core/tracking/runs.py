@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -147,8 +146,8 @@ def _run(experiment: str, name: str, folder: Path, card: Path | None) -> Run:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """A demonstration set's card."""
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    """A demonstration set's card; DataError if it is damaged."""
+    return dict(read_json(path, f"demonstrations {path.parent.name}"))
 
 
 def _made_from(path: Path) -> set[str]:

@@ -109,6 +109,9 @@ def test_filters_combine() -> None:
     chosen = grid.select(grid.cells(config()), {"only_method": "dm2", "only_seed": [112358]})
     assert {(cell.method, cell.seed) for cell in chosen} == {("dm2", 112358)}
     assert len(chosen) == 4
+    apart = [cell for cell in grid.cells(config()) if (cell.method == "ippo") == (cell.seed == 112358)]
+    with pytest.raises(ConfigError, match="only_method, only_seed: no cell has all of these"):
+        grid.select(apart, {"only_method": "dm2", "only_seed": 112358})
 
 
 def test_a_panel_with_seeds_of_its_own_has_its_own_runs() -> None:

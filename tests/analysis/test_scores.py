@@ -6,11 +6,12 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from dm2core.analysis import grid
-from dm2core.analysis.scores import ResultsError, collect_demonstrators, collect_scores
+from dm2core.analysis.scores import ResultsError, card_win_rates, collect_demonstrators, collect_scores
 from dm2core.config import Config, cell_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +89,12 @@ def test_cell_without_an_evaluation_is_refused(finished: Config) -> None:
     frame[frame["key"] != "eval/win_rate"].to_parquet(path, index=False)
     with pytest.raises(ResultsError, match="not finished"):
         collect_scores(finished, "3m")
+
+
+def test_a_card_may_not_say_what_its_players_win() -> None:
+    """That of imported demonstrations does not."""
+    assert np.isnan(card_win_rates({"win_rate": None})).all()
+    assert card_win_rates({"win_rate": [0.25, 0.5]}) == [0.25, 0.5]
 
 
 def test_demonstrators_come_from_the_cards(finished: Config) -> None:

@@ -26,7 +26,9 @@ from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError, NumericError, WriteError
 from dm2core.records.checkpoint import NAMES, Progress, load_checkpoint, load_sealed, save_checkpoint
+from dm2core.records.manifest import read_manifest
 from dm2core.records.metrics import MetricLog
+from dm2core.records.state import remove_state
 from dm2core.train import train_cell
 from tests.shell.conftest import ROOT, outputs
 from tests.shell.test_resume import start, stopped, wait
@@ -273,6 +275,90 @@ def test_paths_that_cannot_be_written_are_exit_73(
     taken, free = str(tmp_path / "file"), str(tmp_path / "free")
     assert refused([*base, "--out", taken, "--state", free], capsys)[0] == 73
     assert refused([*base, "--out", free, "--state", taken], capsys)[0] == 73
+
+
+def test_what_is_not_the_cells_own_is_never_removed(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    base = ["train", "--config", str(tmp_path / "c.yaml"), "--map", "3m", "--method", "ippo", "--seed", "1"]
+    thesis = tmp_path / "mine" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years")
+    code, line = refused([*base, "--out", str(tmp_path / "cell"), "--state", str(thesis.parent)], capsys)
+    assert (code, "holds thesis.txt" in line) == (2, True)
+    code, line = refused([*base, "--out", str(tmp_path / "cell"), "--state", str(tmp_path / "cell")], capsys)
+    assert (code, "the folder of the results" in line) == (2, True)
+    # Nor what comes there while the cell is trained.
+    remove_state(thesis.parent)
+    assert thesis.read_text() == "years" and not (tmp_path / "cell").exists()
+
+
+def test_a_pack_takes_no_folder_twice_and_no_other_cells(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    base = ["train-pack", "--config", str(tmp_path / "c.yaml"), "--map", "3m", "--device", "cpu"]
+
+    def cells(*places: tuple[str, str]) -> list[str]:
+        texts = [f"ippo:none:{n}:{tmp_path / o}:{tmp_path / s}" for n, (o, s) in enumerate(places)]
+        return [word for text in texts for word in ("--cell", text)]
+
+    for places, what in (((("a", "s"), ("a", "t")), "output"), ((("a", "s"), ("b", "s")), "state")):
+        code, line = refused([*base, *cells(*places)], capsys)
+        assert (code, f"two cells have the same {what} folder" in line) == (2, True)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps({"digest": "another"}))
+    code, line = refused([*base, *cells(("a", "s"))], capsys)
+    assert (code, "a finished cell of another configuration" in line) == (2, True)
+
+
+def test_a_set_may_be_named_by_its_file(demo_sets: dict[str, Path], config: Config, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    file = demo_sets["ippo-q50_joint-concurrent"] / "demos.npz"
+    base = ["train", "--config", str(tmp_path / "c.yaml"), "--map", "3m", "--method", "dm2", "--seed", "1"]
+    assert main([*base, "--demos", str(file), "--out", str(tmp_path / "cell")]) == 0
+    found = read_manifest(tmp_path / "cell" / "manifest.json").inputs
+    assert [(tmp_path / "cell" / name).resolve() for name in found] == [file.resolve()]
+
+
+@pytest.mark.parametrize("content", ["empty", "npy", "damaged"])
+def test_files_that_are_no_recordings_are_one_line(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.npz"
+    if content == "empty":
+        path.write_bytes(b"")
+    elif content == "npy":
+        with path.open("wb") as handle:
+            np.save(handle, np.arange(3))
+    else:
+        np.savez_compressed(path, raw=np.zeros(2000), about=np.array("{}"))
+        data = bytearray(path.read_bytes())
+        data[60:90] = bytes(30)
+        path.write_bytes(data)
+    for command in (
+        ["replay", "--who", str(path), "--out", str(tmp_path / "x.gif")],
+        ["check-update", str(path)],
+        ["check-encoding", str(path)],
+    ):
+        assert refused(command, capsys)[0] == 65
+
+
+def test_an_evaluation_takes_no_other_files_manifest_and_is_no_larger_than_memory(
+    experts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["evaluate", "--policy", str(experts[0]), "--episodes"]
+    assert main(["replay", "--who", "kite", "--map", "3m", "--out", str(tmp_path / "b.npz")]) == 0
+    before = (tmp_path / "b.manifest.json").read_bytes()
+    code, line = refused([*base, "2", "--out", str(tmp_path / "b.json")], capsys)
+    assert (code, "is the manifest of b.npz" in line) == (2, True)
+    assert (tmp_path / "b.manifest.json").read_bytes() == before
+    assert main([*base, "2", "--out", str(tmp_path / "c.json")]) == 0
+    capsys.readouterr()
+    assert refused([*base, "2", "--out", str(tmp_path / "c.json" / "d.json")], capsys)[0] == 73
+    code, line = refused([*base, str(10**12)], capsys)
+    assert (code, "not enough memory" in line) == (69, True)
 
 
 @pytest.mark.parametrize(

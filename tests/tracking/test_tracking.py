@@ -164,6 +164,8 @@ def test_a_server_that_refuses_or_never_answers_is_one_line_in_seconds(tree: Con
         assert "\n" not in str(error.value) and f"127.0.0.1:{port}" in str(error.value)
         assert time.monotonic() - began < 15
     silent.close()
+    with pytest.raises(ServiceError, match="MLflow at http://localhost:abc does not answer"):
+        Store("http://localhost:abc", Path(tree.results))
 
 
 def test_a_locked_store_is_one_line_and_delivery_goes_on_later(tree: Config) -> None:

@@ -40,6 +40,7 @@ def test_cells_under_a_filter_plan_those_cells_and_what_they_learn_from(tmp_path
     [
         ("only_map=3m_vs_3m", r"only_map: no cell has 3m_vs_3m; there are: 3m\n"),
         ("only_seed=7", r"only_seed: no cell has 7; there are: 112358, 1285842\n"),
+        ("only_sed=7", r"unknown filter 'only_sed'; did you mean 'only_seed'?"),
         ("sead=1", r"smoke.yaml or --config: sead: unknown key 'sead'; did you mean 'seeds'"),
         ("eval_seed=-1", r"eval_seed: .*greater than or equal to 0"),
         ("scale=tiny", r"unknown scale 'tiny'"),

@@ -24,6 +24,7 @@ from dm2core.errors import DataError
 from dm2core.methods import METHOD_NAME
 from dm2core.qmix.settings import replay_bytes
 from dm2core.records.manifest import read_manifest
+from dm2core.strict import unknown
 
 # One thread per cell: the thread count is part of a result, and cells are what runs side by side.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
@@ -47,6 +48,9 @@ def resolve(given):
     by = [str(path) for path in workflow.overwrite_configfiles]
     by += ["--config"] if workflow.config_settings.config else []
     try:
+        for key in overrides:
+            if key.startswith("only_"):
+                raise ConfigError(unknown("filter", key, FILTERS))
         resolved = load_config(Path(workflow.basedir) / "config" / "config.yaml", overrides, " or ".join(by))
         return resolved, grid.cells(resolved), grid.select(grid.cells_of(resolved, only), only)
     except ConfigError as error:

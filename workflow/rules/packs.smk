@@ -31,6 +31,6 @@ for number, pack in enumerate(grid.packs(CONFIG)):
             f"Pack {number}: {len(pack)} cells on {pack[0].map_name}"
         shell:
             'python -m dm2core train-pack --config "$DM2_CONFIG" --map {params.map} {params.cells:q}'
-            " --device {params.device} --threads {threads} > {log:q} 2>&1"
+            " --device {params.device} --threads {threads} --replace > {log:q} 2>&1"
 
     workflow.ruleorder(f"train_pack_{number}", "train_cell")

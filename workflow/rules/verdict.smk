@@ -7,6 +7,7 @@ localrules:
 rule verdict:
     input:
         manifests=glob.glob(f"{RESULTS}/cells/*/*/*/seed*/manifest.json"),
+        failed=glob.glob(f"{RESULTS}/failed.csv"),
         claims=f"{workflow.basedir}/{CONFIG.claims}",
         theory=f"{RESULTS}/theory/theory.csv",
         paper=f"{workflow.basedir}/resources/paper_curves",
