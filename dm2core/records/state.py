@@ -15,7 +15,7 @@ from dm2core.strict import ConfigError
 
 # All that a cell and its process ever leave there; .nfs* is what a file system keeps of a file that is still open.
 _OWN = re.compile(
-    r"lock|checkpoint(\.previous)?|metrics\.jsonl|attempts\.json|progress\.json|failure\.json"
+    r"lock|checkpoint(\.previous)?|metrics\.jsonl|attempts\.json|progress\.(json|part)|failure\.json"
     r"|starts_without_progress|policy\d{10}|\..+\.tmp|\.nfs.*"
 )
 
