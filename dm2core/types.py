@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """Sizes of one map's interface; all of them are what SMAC's `get_env_info()` reports."""
+    """Sizes of one map's interface, of what SMAC returns; `get_env_info()` reports fewer under two options (env.md)."""
 
     map_name: str
     n_agents: int

@@ -1,4 +1,4 @@
-"""docs/simulator.md from the committed tables: no number on the page is typed by hand."""
+"""docs/simulator.md: the committed tables, and the words of simulator_text.py around them."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ PLACES = """\
 Also from files, not chosen: shields grow by 2 a second after 10 s without damage; damage takes shields first and life
 less armor then, at least 0.5 a hit; walkable cells, spawn points (9, 16) and (23, 16) and the enemies' one order, to
 attack-move to (9, 16), are those of the .SC2Map archives; limits, sight 9, shooting range 6 and the scales of the
-vectors are SMAC's. Every entry of [units_and_maps.yaml](../dm2core/env/units_and_maps.yaml) names its source. Measured
-in play, to show that these numbers arrive:
+vectors are SMAC's. [units_and_maps.yaml](../dm2core/env/units_and_maps.yaml) names the numbers' sources. Measured in
+play, to show that these numbers arrive:
 """
 
 PUBLISHED = """\
@@ -101,9 +101,9 @@ script with a share of random actions stands in for a policy that is half traine
 CHOICES = """\
 ## 6. What our choices change
 
-Each row changes one thing by data (the kernel is the same) and plays six scripts, each with a tenth of random
-actions: without them a script replays nearly one battle, which any change turns over. Entries are the change of the
-mean return; a star marks changes outside their 95 % interval.
+Each row changes one thing by data (the kernel is the same) and plays a script on each of six maps, with a tenth of
+random actions: without them a script replays nearly one battle, which any change turns over. Entries are the change of
+the mean return; a star marks changes outside their 95 % interval.
 """
 
 CLUSTER = """\
@@ -142,6 +142,20 @@ DEPARTURES = (
     (
         "no step after the target during backswing",
         "kiting is a little easier than if zealots followed at once",
+    ),
+    (
+        "a new order cuts wind-up and backswing short; the same attack again, which SMAC orders every step, changes "
+        "nothing",
+        "shooting and running is a little easier than if a swing had to be finished; a wind-up begun anew every step "
+        "would delay shots",
+    ),
+    (
+        "turning delays a shot, never a walk",
+        "running away costs nothing; half a turn takes three loops of 0.0625 s",
+    ),
+    (
+        "the second hit of an attack lands whatever its attacker was ordered meanwhile, and wherever the two are then",
+        "hit and run is too easy for zealots that are agents (2s3z, 3s5z); an enemy's stands for longer than that",
     ),
     (
         "enemies prefer whoever attacks them to the nearest; a chase ends when someone comes in reach, or after the "

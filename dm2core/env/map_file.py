@@ -54,11 +54,6 @@ class UnitRow(Strict):
     def _weapon_and_shield(self) -> UnitRow:
         if self.hits == 2 and (self.missile_speed > 0 or not 0 < self.hit_gap < self.period):
             raise ConfigError("hits: 2 needs missile_speed 0 and a hit_gap between 0 and the period")
-        if self.missile_speed > 0 and self.range + 2 * self.radius >= self.missile_speed * self.period:
-            raise ConfigError(
-                f"missile_speed: {self.missile_speed:g} is too slow: a missile has to arrive within a period, for the "
-                "next shot takes its place"
-            )
         if self.shield > 0 and self.race != "protoss":
             raise ConfigError(
                 f"shield: {self.shield:g} on a {self.race} unit; only protoss units have shields"

@@ -8,8 +8,9 @@ Everything is computed in float64 from these float32 values and stored once, as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, fields
+from math import isfinite, sqrt
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,20 @@ class Options:
     reward_scale: bool = True
     reward_scale_rate: float = 20.0
     continuing_episode: bool = False
+
+    def __post_init__(self) -> None:
+        """ValueError (one line) for what SMAC would take and answer with nonsense."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "bool" and not isinstance(value, bool | np.bool_):
+                raise ValueError(f"{field.name} must be True or False, it is {value!r}")
+            if field.type == "float" and (
+                isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not isfinite(value)
+            ):
+                raise ValueError(f"{field.name} must be a finite number, it is {value!r}")
+        for name in ("move_amount", "reward_scale_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, it is {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -146,6 +147,7 @@ def add_maps(path: str | Path) -> list[str]:
     try:
         for name in new["maps"]:
             _check_start(_load(name), f"{path}: maps.{name}")
+            _check_weapons(_load(name), str(path))
     except ConfigError:
         _own.update(before)
         _forget()
@@ -180,6 +182,32 @@ def _check_start(scenario: Scenario, where: str) -> None:
         side = "ally_spawn" if u < scenario.n_agents else "enemy_spawn"
         fault = "off the walkable ground" if outside[u] else "inside another unit"
         raise ConfigError(f"{where}.{side}: a {units[u].name} would start at {x[u]:.2f}, {y[u]:.2f}, {fault}")
+
+
+def _check_weapons(scenario: Scenario, where: str) -> None:
+    """ConfigError if a shot or second hit can still be under way when the next attack takes its place (battle.py).
+
+    From one attack to the next it is more than the period, at its shortest, less a loop.
+    """
+    c = scenario.constants
+    for one, other in ((scenario.allies, scenario.enemies), (scenario.enemies, scenario.allies)):
+        for a, b in itertools.product(
+            dict.fromkeys(unit.name for unit in one), dict.fromkeys(u.name for u in other)
+        ):
+            shooter, target = unit_types()[a], unit_types()[b]
+            loops = shooter.period + c.random_delay[0] - 1
+            way = shooter.range + shooter.radius + target.radius + c.range_slop
+            gain = (shooter.missile_speed - target.speed) * loops  # on a target that runs
+            if shooter.missile_speed > 0 and gain < way:
+                raise ConfigError(
+                    f"{where}: units.{a}.missile_speed: too slow for a period: a missile at a {b} that runs flies "
+                    f"{max(gain, 0.0):.2f} of {way:.2f} cells before the next shot takes its place"
+                )
+            if shooter.hits == 2 and shooter.hit_gap > loops:
+                raise ConfigError(
+                    f"{where}: units.{a}.hit_gap: too long for the period: the next attack, which takes the second "
+                    f"hit's place, comes after {max(loops, 0) / 16:.3f} s at the earliest"
+                )
 
 
 @cache

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dm2core.compiler import njit
+from dm2core.env.observe import SIZE_X, SIZE_Y
 from dm2core.env.vector import BattleSim
 
 I64 = NDArray[np.int64]
@@ -61,7 +62,9 @@ def _toward(dx: float, dy: float, can: NDArray[np.bool_]) -> int:
 
 
 @njit(cache=True)
-def _escape(unit: NDArray[np.float32], i: int, n_agents: int, can: NDArray[np.bool_]) -> int:
+def _escape(
+    unit: NDArray[np.float32], i: int, n_agents: int, can: NDArray[np.bool_], mid_x: float, mid_y: float
+) -> int:
     """Legal move that ends farthest from the enemies, the nearest above all, and not in a corner of the map."""
     best, best_score = 1, -1e18
     for k in range(4):
@@ -80,7 +83,7 @@ def _escape(unit: NDArray[np.float32], i: int, n_agents: int, can: NDArray[np.bo
                 nearest = min(nearest, d)
                 total += d
                 count += 1
-        wx, wy = (x - 16.0) / 16.0, (y - 16.0) / 16.0
+        wx, wy = (x - mid_x) / mid_x, (y - mid_y) / mid_y
         score = nearest + 0.2 * total / max(count, 1) - 3.0 * (wx * wx * wx * wx + wy * wy * wy * wy)
         if score > best_score:
             best, best_score = 2 + k, score
@@ -89,7 +92,14 @@ def _escape(unit: NDArray[np.float32], i: int, n_agents: int, can: NDArray[np.bo
 
 @njit(cache=True)
 def _script(
-    battles: I64, raw: NDArray[np.float32], avail: NDArray[np.bool_], kind: int, safe: float, out: I64
+    battles: I64,
+    raw: NDArray[np.float32],
+    avail: NDArray[np.bool_],
+    mid_x: float,
+    mid_y: float,
+    kind: int,
+    safe: float,
+    out: I64,
 ) -> None:
     """NEAREST: attack the nearest. WEAKEST: attack the weakest on offer. HIDE: walk away from the nearest.
     KITE: shoot at the weakest and keep away. STRIP: the same, shooting at shields only. RUN: keep away from all."""
@@ -121,12 +131,12 @@ def _script(
             if kind == HIDE:
                 out[n, i] = _toward(-dx, -dy, can)
             elif kind == RUN:
-                out[n, i] = _escape(unit, i, n_agents, can)
+                out[n, i] = _escape(unit, i, n_agents, can, mid_x, mid_y)
             elif kind >= KITE and (weak < 0 or near_d2 <= safe * safe or unit[i, 4] >= READY_LOOPS):
                 if near_d2 > HOLD * HOLD and (near_d2 > REJOIN * REJOIN or unit[i, 4] < READY_LOOPS):
                     out[n, i] = _toward(dx, dy, can)
                 else:
-                    out[n, i] = _escape(unit, i, n_agents, can)
+                    out[n, i] = _escape(unit, i, n_agents, can, mid_x, mid_y)
             elif pick >= 0 and can[ATTACK + pick - n_agents]:
                 out[n, i] = ATTACK + pick - n_agents
             else:
@@ -135,7 +145,8 @@ def _script(
 
 def _act(env: BattleSim, battles: I64, kind: int) -> I64:
     out = np.empty((battles.size, env.spec.n_agents), dtype=np.int64)
-    _script(battles, env.raw, env.avail_actions, kind, SAFE, out)
+    mid_x, mid_y = env.encoding.ground[SIZE_X] / 2.0, env.encoding.ground[SIZE_Y] / 2.0
+    _script(battles, env.raw, env.avail_actions, mid_x, mid_y, kind, SAFE, out)
     return out
 
 

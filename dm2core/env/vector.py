@@ -103,6 +103,10 @@ class BattleSim:
         self.spec = spec = self.encoding.spec
         self.num_battles = self.side_by_side = num_battles
         units = scenario.allies + scenario.enemies
+        if scenario.start.shape != (len(units), 2):
+            raise ValueError(
+                f"start must have shape {(len(units), 2)}, one place a unit, got {scenario.start.shape}"
+            )
         self._start = scenario.start
         self._units = _unit_rows(units)
         self._pairs = _pair_tables(units, scenario.constants.min_scan_range)
@@ -148,8 +152,9 @@ class BattleSim:
             raise self._no_battle(battles[-2 - bad])
         if bad >= 0:
             n, agent = divmod(bad, self.spec.n_agents)
+            unborn = "" if self.avail_actions[battles[n], agent].any() else ", none is before the first reset"
             raise ValueError(
-                f"battle {battles[n]}, agent {agent}: action {actions[n, agent]} is not available"
+                f"battle {battles[n]}, agent {agent}: action {actions[n, agent]} is not available{unborn}"
             )
         reward = np.empty(count, dtype=np.float64)
         flags = np.empty((3, count), dtype=np.bool_)

@@ -192,6 +192,11 @@ def test_an_unavailable_action_is_refused_by_name() -> None:
     np.testing.assert_array_equal(env.raw, before)
 
 
+def test_a_step_before_the_first_reset_says_so() -> None:
+    with pytest.raises(ValueError, match="action 1 is not available, none is before the first reset"):
+        BattleSim("3m", 2).step(np.ones((2, 3), np.int64), np.arange(2))
+
+
 def test_the_terminal_observation_stays() -> None:
     env = BattleSim("3m", 8)
     keys = battle_keys(1, "terminal", 0, 8)

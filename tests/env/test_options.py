@@ -415,7 +415,7 @@ def test_a_recording_of_a_continuing_episode_shows_the_limit(tmp_path: Path) -> 
         ({"opt_reward_sparse": np.array(2.0)}, "opt_reward_sparse must be 0 or 1, it is 2"),
         ({"opt_reward_win": np.array(np.nan)}, "opt_reward_win must be finite, it is nan"),
         ({"opt_reward_win": np.zeros(2)}, r"opt_reward_win must be one number, it is float64 \(2,\)"),
-        ({"opt_reward_scale_rate": np.array(0.0)}, "ZeroDivisionError"),
+        ({"opt_reward_scale_rate": np.array(0.0)}, "reward_scale_rate must be above 0, it is 0.0"),
         ({"inst_terrain_height": np.zeros((5, 32, 31))}, r"heights of size \(32, 31\)"),
     ],
 )
@@ -426,6 +426,24 @@ def test_an_option_that_cannot_be_used_is_named(
     with pytest.raises(golden.TraceError, match=message) as error:
         golden.check_encoding(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("reward_scale", "no", "reward_scale must be True or False, it is 'no'"),
+        ("obs_last_action", 1, "obs_last_action must be True or False, it is 1"),
+        ("move_amount", -2.0, "move_amount must be above 0, it is -2.0"),
+        ("reward_scale_rate", 0, "reward_scale_rate must be above 0, it is 0"),
+        ("reward_win", True, "reward_win must be a finite number, it is True"),
+        ("reward_defeat", math.nan, "reward_defeat must be a finite number, it is nan"),
+        ("reward_death_value", "10", "reward_death_value must be a finite number, it is '10'"),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_one_line(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        Options(**{name: value})
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("name", ["obs", "action", "inst_pathing_grid", "visibility", "enemy_shield"])

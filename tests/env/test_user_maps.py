@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -14,12 +15,14 @@ import yaml
 
 from dm2core import cli
 from dm2core.config import cell_config, load_config
+from dm2core.env import battle
 from dm2core.env.map_file import MapRow, UnitRow
 from dm2core.env.pettingzoo import parallel_env
 from dm2core.env.scenario import add_maps, known_maps, load_scenario
-from dm2core.env.scripted import focus_fire, play
+from dm2core.env.scripted import focus_fire, hide, kite, play
 from dm2core.env.vector import BattleSim
 from dm2core.rng import battle_keys
+from dm2core.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "config" / "config.yaml"
@@ -133,7 +136,16 @@ FAULTS = {
     "race": (changed("units", "ling", race="human"), "units.ling.race: "),
     "attribute": (changed("units", "ling", bonus={"soft": 1}), "units.ling.bonus.soft"),
     "shield": (changed("units", "ling", shield=10), "only protoss units have shields"),
-    "slow missile": (changed("units", "ling", missile_speed=0.5), "missile_speed: 0.5 is too slow: a missile has to"),
+    "slow missile": (
+        changed("units", "ling", missile_speed=2.0),
+        "units.ling.missile_speed: too slow for a period: a missile at a marine that runs flies 0.00 of 1.85 cells",
+    ),
+    "missile at a runner": (changed("units", "ling", missile_speed=5.0), "flies 1.57 of 1.85 cells"),
+    "late second hit": (
+        changed("units", "ling", hits=2, hit_gap=0.6),
+        "units.ling.hit_gap: too long for the period: the next attack, which takes the second hit's place, comes after "
+        "0.571 s",
+    ),
     "second hit": (changed("units", "ling", hits=2), "hits: 2 needs missile_speed 0 and a hit_gap"),
     "type taken": (changed("units", "ling", smac_type=48), "48 is marine's"),
     "unit of the map": (changed("maps", NAME, enemies={"lings": 4}), "unknown unit 'lings'; did you mean 'ling'?"),
@@ -170,6 +182,50 @@ def test_a_fault_is_one_line_and_changes_nothing(
         out, error = capsys.readouterr()
         assert out == "" and error.count("\n") == 1 and expected in error and str(file) in error, error
     assert load_scenario(NAME).sha256() == before.sha256()
+
+
+def test_the_slowest_missile_that_is_taken_hits_a_runner_and_a_slower_one_is_refused(file: Path) -> None:
+    """The rule for missiles is what the kernel needs: every shot at enemies that walk away arrives."""
+    shooter = {"damage": 10, "range": 6, "period": 1.0, "speed": 3.0}
+    for missile_speed, taken in ((11.3, True), (11.1, False)):  # (speed - 2.25) 14/16 s against 7.75 cells
+        text = changed("units", "ling", missile_speed=missile_speed, **shooter)
+        file.write_text(text.replace("limit: 60", "enemy_spawn: [15, 16]\n    limit: 60"), encoding="utf-8")
+        if not taken:
+            with pytest.raises(ConfigError, match=r"flies 7\.74 of 7\.75 cells"):
+                add_maps(file)
+            continue
+        env = BattleSim(load_scenario(NAME, file), 32)
+        env.reset(battle_keys(1, "missiles", 0, 32))
+        live, shots, damage = np.arange(32), 0, 0.0
+        while live.size:
+            before = env.save(live)
+            step = env.step(hide(env, live), live)
+            after = env.save(live)
+            cooldown = [saved["_floats"][:, battle.COOLDOWN, 3:] for saved in (before, after)]
+            shots += int((cooldown[1] > cooldown[0]).sum())
+            damage += float((before["raw"][:, :3, 2] - after["raw"][:, :3, 2]).sum())
+            live = live[~(step.terminated | step.truncated)]
+        assert shots > 100 and damage == 10 * shots
+
+
+def test_kiting_on_a_larger_map_is_not_drawn_to_where_the_shipped_maps_have_their_middle(file: Path) -> None:
+    """The enemies come from the east, along y = 40."""
+    units: dict[str, Any] = {"allies": {"stalker": 3}, "enemies": {"zealot": 3}, "limit": 150}
+    text = changed("maps", NAME, **units, size=[64, 64], ally_spawn=[40, 40], enemy_spawn=[54, 40])
+    file.write_text(text.replace("- 12", "- 0").replace("- 20", "- 64"), encoding="utf-8")
+    env = BattleSim(load_scenario(NAME, file), 8)
+    env.reset(battle_keys(1, "large", 0, 8))
+    live = np.arange(8)
+    for _ in range(60):
+        env.step(kite(env, live), live)
+    assert env.alive.all() and env.raw[:, :3, 1].min() > 32
+
+
+def test_a_scenario_changed_by_hand_needs_a_place_for_every_unit() -> None:
+    scenario = load_scenario("3m")
+    crowd = dataclasses.replace(scenario, enemies=scenario.enemies * 3)
+    with pytest.raises(ValueError, match=r"start must have shape \(12, 2\), one place a unit, got \(6, 2\)"):
+        BattleSim(crowd, 1)
 
 
 def test_a_map_without_hyper_parameters_says_how_to_give_them(
