@@ -20,8 +20,9 @@ from PIL.PngImagePlugin import PngInfo
 from dm2core.config import ConfigError
 from dm2core.env import battle, scripted
 from dm2core.env.draw import Painter, Scene
+from dm2core.env.observe import GAME_LOOPS
 from dm2core.env.scenario import Scenario, load_scenario
-from dm2core.env.vector import GAME_LOOPS, BattleSim
+from dm2core.env.vector import BattleSim
 from dm2core.errors import NO_NPZ, DataError
 from dm2core.nets import Policy
 from dm2core.players import SCRIPTS, policy_file

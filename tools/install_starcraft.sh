@@ -20,7 +20,7 @@ COMMIT=d6aab33f76abc3849c50463a8592a84f59a5ef84
 MAPS=https://github.com/oxwhirl/smac/archive/$COMMIT.tar.gz
 LICENSE=https://blzdistsc2-a.akamaihd.net/AI_AND_MACHINE_LEARNING_LICENSE.html
 PASSWORD=iagreetotheeula # Blizzard's way of asking whether the license is accepted
-UNKNOWN_SIZE=$((5 * 1024 ** 3)) # assumed of an archive whose server does not tell
+UNKNOWN_GAME=$((5 * 1024 ** 3)) UNKNOWN_MAPS=$((100 * 1024 ** 2)) # assumed of an archive whose server does not tell
 HASHES=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/dm2core/env/smac/maps.sha256
 
 fail() {
@@ -74,7 +74,14 @@ in_gb() { awk -v bytes="$1" 'BEGIN {printf "%.1f GB", bytes / 1e9}'; }
 
 get() { # $1 file or URL -> $2
     if [[ $1 = *://* ]]; then
-        curl -fL --retry 3 -C - -o "$2.part" "$1" || fail 69 "$1 cannot be downloaded; run again to go on, or give a copy of it"
+        local code=0
+        curl -fL --retry 3 -C - -o "$2.part" "$1" || code=$?
+        if ((code == 33)); then # this server cannot go on in the middle
+            code=0
+            rm -f "$2.part"
+            curl -fL --retry 3 -o "$2.part" "$1" || code=$?
+        fi
+        ((code == 0)) || fail 69 "$1 cannot be downloaded; run again to go on, or give a copy of it"
         mv "$2.part" "$2"
     else
         ln -sf "$(realpath "$1")" "$2"
@@ -114,7 +121,7 @@ for what in game maps; do
     bytes=$(size_of "$source") || bytes=0
     told=$([[ $bytes -gt 0 ]] && in_gb "$bytes" || echo "size unknown")
     echo "  $source ($told)"
-    [[ $bytes -gt 0 ]] || bytes=$UNKNOWN_SIZE
+    [[ $bytes -gt 0 ]] || bytes=$([[ $what = game ]] && echo "$UNKNOWN_GAME" || echo "$UNKNOWN_MAPS")
     eval "${what}_bytes=\$bytes"
 done
 mkdir -p "$to" 2>/dev/null && [[ -w $to ]] || fail 73 "$to cannot be written"

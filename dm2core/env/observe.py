@@ -29,6 +29,7 @@ I64 = NDArray[np.int64]
 BOOL = NDArray[np.bool_]
 U8 = NDArray[np.uint8]
 
+GAME_LOOPS = 8  # of an env step: SMAC's step_mul
 SIGHT, SHOOT = 9.0, 6.0  # SMAC's constants for every unit type; sight is exclusive, shooting inclusive
 # Columns of the unit table [U, 4].
 HEALTH_MAX, SHIELD_SCALE, COOLDOWN_SCALE, TYPE = range(4)

@@ -11,8 +11,6 @@ from dm2core.env.smac.settings import Smac
 from dm2core.env.smac.vector import SmacEnv
 from dm2core.types import BattleEnv, EnvSpec, Step
 
-GAME_LOOPS = 8  # SMAC's step_mul
-
 
 def _unit_rows(units: tuple[UnitType, ...]) -> NDArray[np.float64]:
     """Rows of battle.py's unit table, [10, U]."""
@@ -147,7 +145,7 @@ class BattleSim:
         count = battles.size
         if actions.shape != (count, self.spec.n_agents):
             raise ValueError(f"actions must have shape {(count, self.spec.n_agents)}, got {actions.shape}")
-        bad = self._advance(actions, battles, GAME_LOOPS)
+        bad = self._advance(actions, battles, observe.GAME_LOOPS)
         if bad <= -2:
             raise self._no_battle(battles[-2 - bad])
         if bad >= 0:

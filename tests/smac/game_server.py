@@ -6,7 +6,8 @@ order to the enemies, and both teams again two loops after everybody is dead. Re
 an error.
 
 What shall go wrong is scripted in `faults.json` of its data folder: {"2": {"at": "step", "count": 7, "do": "die"}}
-lets the second game die instead of answering its seventh request of that kind.
+lets the second game die instead of answering its seventh request of that kind. {"all": {"last_loop": 900}} lets every
+game end by itself after so many loops, as the real one does after 2^19; {"all": {"playable": 30}} narrows its map.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from s2clientprotocol import sc2api_pb2 as api
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
+from dm2core.env.observe import GAME_LOOPS
 from dm2core.env.scenario import load_scenario
-from dm2core.env.vector import GAME_LOOPS, BattleSim
+from dm2core.env.vector import BattleSim
 from dm2core.rng import battle_keys
 
 VERSION, BUILD = "4.10.0.75689", 75689
@@ -235,7 +237,7 @@ class Server:
         raw = info.start_raw
         raw.map_size.x, raw.map_size.y = wide, deep
         raw.playable_area.p0.x = raw.playable_area.p0.y = 0
-        raw.playable_area.p1.x, raw.playable_area.p1.y = wide, deep
+        raw.playable_area.p1.x, raw.playable_area.p1.y = self.fault.get("playable", wide), deep
         # One bit a cell, row after row, the most significant bit first.
         raw.pathing_grid.bits_per_pixel = 1
         raw.pathing_grid.size.x, raw.pathing_grid.size.y = wide, deep
@@ -264,8 +266,11 @@ class Server:
         response.action.SetInParent()
 
     def on_step(self, request: api.RequestStep, response: api.Response) -> None:
-        self.playing().step(request.count)
-        response.step.simulation_loop = self.playing().loop
+        battle = self.playing()
+        battle.step(request.count)
+        response.step.simulation_loop = battle.loop
+        if battle.loop >= self.fault.get("last_loop", 2**19):
+            self.status = api.ended
 
     def on_debug(self, request: api.RequestDebug, response: api.Response) -> None:
         battle = self.playing()

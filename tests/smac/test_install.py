@@ -6,7 +6,9 @@ import hashlib
 import shutil
 import subprocess
 import tarfile
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,45 @@ def test_too_little_room_stops_it_before_the_download(shop: Shop) -> None:
     script.write_text(script.read_text().replace('room=$(df -PB1 "$to"', 'room=$(echo "head\n x x x 5"'))
     assert "not enough room" in shop.run("--yes", code=73)
     assert shop.files() == set()
+
+
+class Plain(BaseHTTPRequestHandler):
+    """As GitHub answers for an archive: no length; and no ranges."""
+
+    body = b""
+
+    def do_GET(self) -> None:
+        if "Range" in self.headers:
+            self.send_response(200, "from the start, whatever was asked")
+        else:
+            self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_without_lengths_and_ranges_will_do_for_the_maps(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the maps a few megabytes are assumed, and a download that cannot go on begins anew."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Plain, "body", (shop.folder / "maps.tar.gz").read_bytes())
+    (shop.to / ".install").mkdir(parents=True)
+    (shop.to / ".install" / "maps.tar.gz.part").write_bytes(b"the beginning")
+    with HTTPServer(("127.0.0.1", 0), Plain) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        shop.sources = ["--maps", f"http://127.0.0.1:{server.server_port}/maps.tar.gz"]
+        said = shop.run("--maps-only", "--yes")
+        server.shutdown()
+    assert "size unknown" in said and "needs about 0.3 GB" in said
+    assert shop.map_file("3m").read_text() == "the map 3m"
 
 
 def test_another_version_is_named_and_a_lost_permission_restored(shop: Shop) -> None:

@@ -34,6 +34,7 @@ class Sizes:
             "actions": ((n,), "<i8"),
             "reward": ((1,), "<f8"),
             "flags": ((5,), "<i8"),  # terminated, truncated, won, dead allies, dead enemies
+            "loop": ((1,), "<i8"),
             "obs": ((n, self.obs_size), "<f4"),
             "raw": ((n + self.n_enemies, 5), "<f4"),  # as observe.py has it
             "state": ((self.state_size,), "<f4"),
@@ -48,6 +49,7 @@ class Block:
     actions: NDArray[np.int64]  # [N] of the next step
     reward: NDArray[np.float64]  # [1]
     flags: NDArray[np.int64]  # [5]
+    loop: NDArray[np.int64]  # [1] game loops since the game was created
     obs: NDArray[np.float32]  # [N, O]
     raw: NDArray[np.float32]  # [U, 5]
     state: NDArray[np.float32]  # [S]

@@ -1,12 +1,14 @@
 """Games in their processes: started one after the other, watched, and replaced when they die or hang.
 
 A worker is a new Python (never a fork of this process), and dies with this one; its game dies with the worker. What
-dead processes leave behind lies in one folder per pool, which goes with the pool, or with the user's next one.
+dead processes leave behind lies in one folder per pool, which goes with the pool, or with the user's next one. A game
+that is old is replaced between two battles: it would end in the middle of one (`LAST_LOOP`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -28,10 +30,12 @@ from dm2core.env.smac.settings import Smac
 from dm2core.errors import ServiceError
 from dm2core.rng import entropy
 
+LAST_LOOP = 524_000  # the game ends by itself at 2^19 loops; pysc2 stops here (sc2_env.py, MAX_STEP_COUNT)
 SEED_BITS = 0x7FFFFFFF  # of the game's random_seed
 WINDOW = 100  # episodes in which restarts are counted
 LOOK_S = 0.5  # at most so long between two looks at what else there is to do
 LOG_LINES = 5
+_LOCAL = "127.0.0.1"  # where pysc2 reaches its game
 _ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -74,6 +78,7 @@ class Game:
             os.close(memory)
         self.connection = Connection(ours.detach())
         self.about: dict[str, Any] | None = None  # None until it has started
+        self.ground: list[float] = []  # its map, as worker.py says it
 
     def send(self, order: bytes) -> None:
         """A worker that is gone is noticed when its answer is read."""
@@ -88,6 +93,7 @@ class Game:
             return "its process died"
         if text.startswith(b"ready "):
             self.about = json.loads(text[6:])
+            self.ground = self.about.pop("ground")
         return text[7:].decode() if text.startswith(b"failed ") else None
 
     def stop(self) -> str:
@@ -111,10 +117,16 @@ def _version() -> str:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Of a worker: this package's sources, one thread, temporary files where they will be removed."""
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    """Of a worker: this package's sources, one thread, no proxy to its game, temporary files where they go in time."""
+    given, path = os.environ, os.environ.get("PYTHONPATH")
+    if (
+        _ROOT / "pyproject.toml"
+    ).is_file():  # else it is where packages are, and first there would be enum34 of pysc2
+        path = os.pathsep.join(filter(None, [str(_ROOT), path]))
     quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
-    return {**os.environ, **quiet, "PYTHONPATH": path, "TMPDIR": str(folder)}
+    direct = {name: ",".join(filter(None, [given.get(name), _LOCAL])) for name in ("no_proxy", "NO_PROXY")}
+    there = {"SC2PATH": str(game_folder()), "TMPDIR": str(folder)}
+    return {**given, **quiet, **direct, **there, **({"PYTHONPATH": path} if path else {})}
 
 
 class Pool:
@@ -126,12 +138,14 @@ class Pool:
         self.restarts = self.episodes = self.discarded = 0
         self.poll: Callable[[], None] = lambda: None  # called while waiting; may raise
         self.about: dict[str, Any] = {}  # what the last game that started said about itself
+        self.ground: list[float] = []  # and about its map
+        self.ground_said = False  # whether a difference was told
         self._recent: deque[int] = deque()  # `episodes` at each restart
         self._deadline: dict[int, float] = {}  # of each game that owes an answer
         self._begun = 0
         self._taken = (0, 0)
         _sweep()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"dm2-games-{os.getpid()}-"))
+        self._folder, self._lock = _own_folder()
 
     def start(self, numbers: Iterable[int], seeds: Iterable[int]) -> None:
         """Start those of the games that are not there, `start_gap_s` apart; `gather` waits for them."""
@@ -146,6 +160,15 @@ class Pool:
             folder = self._folder / str(self._begun)
             self.games[number] = Game(self.map_name, self.sizes, seed, folder)
             self._owes(number, self.settings.start_limit_s)
+
+    def retire(self, numbers: Iterable[int], loops: int) -> None:
+        """Stop those of the games that end by themselves within `loops` more; that is no failure."""
+        for number in numbers:
+            game = self.games[number]
+            if game is not None and game.block.loop[0] + loops > LAST_LOOP:
+                game.stop()
+                self.games[number] = None
+                self._deadline.pop(number, None)
 
     def tell(self, number: int, order: bytes) -> None:
         """Send an order; `gather` waits for its answer."""
@@ -180,7 +203,7 @@ class Pool:
                 self._failed(number, failed[number])
         for game in self.games:
             if game is not None and game.about is not None:
-                self.about = game.about
+                self.about, self.ground = game.about, game.ground
         return failed
 
     def take_counts(self) -> dict[str, float]:
@@ -197,12 +220,14 @@ class Pool:
         self.games = [None] * len(self.games)
         self._deadline.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._lock)
 
     def _owes(self, number: int, limit: float) -> None:
         self._deadline[number] = time.monotonic() + limit
 
     def _failed(self, number: int, why: str) -> None:
         """Count a failed game and start another in its place; ServiceError if there were too many."""
+        self.poll()  # a signal to all processes of a job ends the games first: then it is no failure
         seed, log = self.game(number).seed, self.game(number).stop()
         self.games[number] = None
         self.restarts += 1
@@ -227,12 +252,24 @@ class Pool:
             time.sleep(min(LOOK_S, left))
 
 
+def _own_folder() -> tuple[Path, int]:
+    """A new folder, and the handle of the lock in it that its pool holds while it lives."""
+    folder = Path(tempfile.mkdtemp(prefix="dm2-games-"))
+    handle = os.open(folder / "lock.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with contextlib.suppress(OSError):  # of a file system without locks nothing is swept
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        os.rename(folder / "lock.new", folder / "lock")
+    return folder, handle
+
+
 def _sweep() -> None:
-    """Remove the folders of pools whose process was killed."""
+    """Remove the user's folders of pools whose process was killed, on whatever machine that was."""
     for folder in Path(tempfile.gettempdir()).glob("dm2-games-*"):
-        pid = folder.name.split("-")[2]
         try:
-            if folder.owner() == Path("/proc/self").owner() and not Path(f"/proc/{pid}").exists():
-                shutil.rmtree(folder, ignore_errors=True)
-        except (OSError, KeyError):
-            continue
+            handle = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # another user's, or one that is just being made
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)

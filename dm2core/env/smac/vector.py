@@ -13,13 +13,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from dm2core.env.observe import Encoding
+from dm2core.env.observe import GAME_LOOPS, Encoding
 from dm2core.env.smac import preflight
 from dm2core.env.smac.link import Sizes
 from dm2core.env.smac.pool import SEED_BITS, Pool
 from dm2core.env.smac.settings import Smac
 from dm2core.types import EnvSpec, Step
 
+SLACK = 100  # game loops that a reset may take, and more
 _pools: dict[tuple[str, Smac, bool], Pool] = {}  # games are shared by the environments of this process
 
 
@@ -89,6 +90,7 @@ class SmacEnv:
         seeds = {n: int(key) & SEED_BITS for n, key in zip(free, keys, strict=False)}
         given = dict(zip(free, battles.tolist(), strict=False))
         waiting = list(given)
+        pool.retire(waiting, GAME_LOOPS * self.spec.episode_limit + SLACK)
         while waiting:
             pool.start(waiting, [seeds[number] for number in waiting])
             failed = pool.gather(waiting)  # to start, or to answer what an abandoned battle had asked
@@ -97,6 +99,7 @@ class SmacEnv:
                 pool.tell(number, b"reset")
             failed |= pool.gather(there)
             waiting = list(failed)
+        self._compare_ground()
         pool.episodes += len(given)
         for number, battle in given.items():
             self._at[battle] = number
@@ -136,6 +139,18 @@ class SmacEnv:
     def state(self) -> NDArray[np.float32]:
         """Global state [B, S], a view that the next call rewrites."""
         return self._state
+
+    def _compare_ground(self) -> None:
+        """Say once if the game's map is not what the simulator takes it for; only RMAPPO's critic reads that."""
+        ours, theirs = self.encoding.ground[1:].tolist(), self._pool.ground
+        if ours != theirs and not self._pool.ground_said:
+            self._pool.ground_said = True
+            print(
+                f"dm2: StarCraft II on {self.spec.map_name}: width, depth, playable width and depth, and time limit "
+                f"are {theirs}, not {ours}; RMAPPO's critic sees the latter",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _show(self, battle: int, number: int) -> None:
         block = self._pool.game(number).block

@@ -99,13 +99,15 @@ class Player:
         units = [*env.agents.values(), *env.enemies.values()]
         block.raw[:] = [(u.pos.x, u.pos.y, u.health, u.shield, u.weapon_cooldown) for u in units]
         block.alive[:] = [env.agents[i].health > 0 for i in range(self.sizes.n_agents)]
+        block.loop[0] = env._obs.observation.game_loop
         if not (np.isfinite(block.obs).all() and np.isfinite(block.state).all()):
             raise GameLost("the game reported numbers that are not finite")
 
     def about(self) -> dict[str, Any]:
-        """What the game says about itself; it must have been reset once."""
-        pong = self.env._controller.ping()
-        return {"game_version": pong.game_version, "data_version": pong.data_version}
+        """What the game says about itself and its map (`Encoding.ground` from the map's size on), once it was reset."""
+        env, pong = self.env, self.env._controller.ping()
+        ground = [env.map_x, env.map_y, env.max_distance_x, env.max_distance_y, env.episode_limit]
+        return {"game_version": pong.game_version, "data_version": pong.data_version, "ground": ground}
 
 
 def _serve(connection: Connection, args: argparse.Namespace, sizes: Sizes) -> None:
