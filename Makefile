@@ -26,11 +26,11 @@ endif
 
 help:
 	echo "make setup    the environment in .venv (the other verbs call it)"
-	echo "make demo     regenerate figures/demo_ablation from nothing (SCALE=smoke: in seconds, shows nothing)"
+	echo "make demo     regenerate figures/demo_ablation from nothing (SCALE=smoke: in minutes, shows nothing)"
 	echo "make test     tests and checks"
 	echo "make test-smac  the real StarCraft II's interface, against a stand-in for the game (docs/starcraft.md)"
 	echo "make test-slurm   jobs killed on a Slurm of its own, 2 minutes (root; apt-get install slurm-wlm munge)"
-	echo "make drills-slurm   everything that can happen to a job there, 15 minutes -> results/drills, docs/slurm.md"
+	echo "make drills-slurm   everything that can happen to a job there, 17 minutes -> results/drills, docs/slurm.md"
 	echo "make check    format, lint, types, import order, workflow lint"
 	echo "make drills   kill -9, full disks, bit flips and leaks in large numbers -> results/drills/*.log"
 	echo "make bench    speed of the simulator and the updates -> results/benchmarks/summary.json"

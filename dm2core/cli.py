@@ -1,7 +1,8 @@
 """`dm2`: train cells, sample demonstrations, evaluate policies, check against recordings.
 
-Wrong usage or configuration is one line, before torch is imported. Exit codes: 0 done, 2 wrong configuration or usage,
-65 damaged or refused input, 69 something is missing, 70 numerical failure, 73 cannot write, 75 interrupted: run again.
+Wrong usage or configuration is one line, before torch is imported. Exit codes: 0 done, 1 a check found a difference,
+2 wrong configuration or usage, 65 damaged or refused input, 69 something is missing, 70 numerical failure, 73 cannot
+write, 75 interrupted: run again.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from dm2core.analysis.claims import load_claims
 from dm2core.config import Config, Switches, load_config
+from dm2core.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,9 +36,14 @@ def first_cells(text: str) -> list[str]:
     return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
 
 
-def test_every_config_key_has_one_row_in_its_readme() -> None:
-    rows = first_cells((ROOT / "config" / "README.md").read_text(encoding="utf-8"))
-    assert sorted(rows) == sorted(keys(Config))
+def test_every_config_key_and_method_has_one_row_in_its_readme() -> None:
+    settings, _, names = (ROOT / "config" / "README.md").read_text(encoding="utf-8").partition("## Names")
+    assert sorted(first_cells(settings)) == sorted(keys(Config))
+    methods = re.findall(
+        r"`(\w+)`",
+        "".join(re.findall(r"^\| (`.+?) \|", names.split("demonstration set is")[0], re.MULTILINE)),
+    )
+    assert sorted(methods) == sorted(METHODS)
 
 
 def test_every_switch_has_one_row_with_both_values() -> None:
