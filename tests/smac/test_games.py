@@ -19,7 +19,6 @@ import torch
 from dm2core.config import load_config
 from dm2core.env import scripted
 from dm2core.env.smac import pool
-from dm2core.env.smac.link import Sizes
 from dm2core.env.smac.pool import SEED_BITS, Pool
 from dm2core.env.smac.settings import DEFAULTS, Smac
 from dm2core.env.smac.vector import SmacEnv, take_counts
@@ -143,9 +142,7 @@ def test_a_map_that_is_not_the_simulators_is_told_once(
     for seed in (1, 2):
         play("3m", 2, env, seed)
     said = capsys.readouterr().err
-    assert said.count("time limit are [32, 32, 30.0, 32.0, 60], not [32.0, 32.0, 32.0, 32.0, 60.0]") == 1, (
-        said
-    )
+    assert said.count("time limit are 32, 32, 30, 32, 60, not 32, 32, 32, 32, 60;") == 1, said
 
 
 def test_no_proxy_stands_between_a_worker_and_its_game(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,21 +150,6 @@ def test_no_proxy_stands_between_a_worker_and_its_game(tree: Path, monkeypatch: 
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "localhost")
     open_env("3m", 1, games=1, max_restarts=0).reset(battle_keys(1, "test", 0, 1))
-
-
-def test_what_living_pools_have_in_common_folders_stays(tree: Path, tmp_path: Path) -> None:
-    """Also where the process ids of two machines, or two containers, say nothing of each other."""
-    (tmp_path / "tmp").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-        living = Pool("3m", Sizes(3, 3, 9, 30, 48), settings())
-        (half_made := tmp_path / "tmp" / "dm2-games-new").mkdir()
-        (dead := tmp_path / "tmp" / "dm2-games-dead").mkdir()
-        (dead / "lock").touch()
-        Pool("3m", Sizes(3, 3, 9, 30, 48), settings()).close()
-    assert living._folder.is_dir() and half_made.is_dir() and not dead.exists()
-    living.close()
-    assert not living._folder.exists()
 
 
 @pytest.mark.parametrize("fault", ["die", "garble", "refuse", "hang"])

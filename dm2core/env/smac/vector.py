@@ -145,9 +145,10 @@ class SmacEnv:
         ours, theirs = self.encoding.ground[1:].tolist(), self._pool.ground
         if ours != theirs and not self._pool.ground_said:
             self._pool.ground_said = True
+            game, simulator = (", ".join(f"{number:g}" for number in numbers) for numbers in (theirs, ours))
             print(
                 f"dm2: StarCraft II on {self.spec.map_name}: width, depth, playable width and depth, and time limit "
-                f"are {theirs}, not {ours}; RMAPPO's critic sees the latter",
+                f"are {game}, not {simulator}; RMAPPO's critic sees the latter",
                 file=sys.stderr,
                 flush=True,
             )
