@@ -34,6 +34,7 @@ from dm2core.errors import (
     EXIT_WRITE,
     DataError,
     Dm2Error,
+    ServiceError,
 )
 from dm2core.strict import parse_yaml, unknown
 
@@ -351,7 +352,7 @@ def _train_pack(args: argparse.Namespace) -> None:
     from dm2core.pack.train import Member, train_pack
 
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch finds no GPU here; give --device cpu")
+        raise ServiceError("--device cuda: torch finds no GPU here; give --device cpu")
     members = []
     for common, path, out, state in listed:
         given: dict[str, Any] = {}

@@ -47,7 +47,7 @@ from dm2core.records.manifest import VERSION, CellManifest, to_bytes
 from dm2core.records.metrics import MetricLog, write_parquet
 from dm2core.records.progress import CellProgress
 from dm2core.records.starts import note_progress, note_start
-from dm2core.records.state import left_over, remove_state, require_own
+from dm2core.records.state import left_over, remove_state, require_own, scheduler_is_gone
 
 
 @dataclass
@@ -74,7 +74,7 @@ def train_cell(
     """
     torch.set_num_threads(1)  # the number of threads changes the bits
     require_own(state_folder, out)
-    started = time.monotonic()
+    code = provenance.code_version()  # what runs, even if the sources change while the lock is another's
     with (
         cell_lock(state_folder, wait="SLURM_JOB_ID" in os.environ) as lock,
         catch_signals() as interrupt,
@@ -84,13 +84,15 @@ def train_cell(
             return
         refuse_another(cell, out)
         loaded = loaded_demos(cell, demos)
+        started = time.monotonic()
         clear(out, state_folder)
-        code = provenance.code_version()  # what runs, even if the sources change meanwhile
         note_start(state_folder)
-        attempts = Attempts(state_folder, code, form=cell.form if cell.qmix is not None else "")
+        attempts = Attempts(
+            state_folder, cell.digest(), code, form=cell.form if cell.qmix is not None else ""
+        )
         run = open_run(cell, state_folder, loaded, interrupt.poll, lock)
         first = run.learner.env_steps
-        with CellProgress(name_of(cell), cell.env_steps, first, state_folder) as progress:
+        with open_progress(run) as progress:
             _loop(run, progress)
         spent = time.monotonic() - started
         timing = {
@@ -99,7 +101,8 @@ def train_cell(
         }
         about = {"code": code, "config_sha256": config_sha256, "inputs": inputs_of(cell, out, demos)}
         finish(run, out, about | {"last_attempt": timing}, attempts)
-        remove_state(state_folder)
+        if not scheduler_is_gone():
+            remove_state(state_folder)
 
 
 def is_finished(cell: CellConfig, out: Path) -> bool:
@@ -114,21 +117,33 @@ def is_finished(cell: CellConfig, out: Path) -> bool:
 
 
 def refuse_another(cell: CellConfig, out: Path) -> None:
-    """ConfigError if `out` holds a finished cell that this one would replace; the same one may be made again."""
+    """ConfigError if `out` holds what this cell would replace: another one that is finished, or no cell at all.
+
+    The same one may be made again, and one whose manifest is damaged.
+    """
     try:
         there = json.loads((out / "manifest.json").read_text())
-        other = there["digest"] != cell.digest()
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError:
         return
-    if other:
-        raise ConfigError(
-            f"--out {out}: a finished cell of another configuration lies there; delete it or give another folder"
-        )
+    except ValueError:
+        there = None
+    if isinstance(there, dict) and "digest" in there:
+        if there["digest"] != cell.digest():
+            raise ConfigError(
+                f"--out {out}: a finished cell of another configuration lies there; delete it or give another folder"
+            )
+    elif there is not None or not (out / "metrics.parquet").is_file():
+        raise ConfigError(f"--out {out}: its manifest.json is no cell's; give another folder")
 
 
 def loaded_demos(cell: CellConfig, demos: Path | None) -> Demonstrations | None:
-    """The cell's demonstrations, checked; None where it takes none."""
-    return None if demos is None else load_demos(demos, cell, map_spec(cell.map_name))
+    """The cell's demonstrations, checked; None where it takes none. DataError if they are not those of its digest."""
+    if demos is None:
+        return None
+    loaded = load_demos(demos, cell, map_spec(cell.map_name))
+    if loaded.sha256 != cell.demos_sha256:
+        raise DataError(f"{demos}: exchanged while this cell waited for its state; run again")
+    return loaded
 
 
 def inputs_of(cell: CellConfig, out: Path, demos: Path | None) -> dict[str, str]:
@@ -145,6 +160,7 @@ def clear(out: Path, state_folder: Path) -> None:
             parents=True, exist_ok=True
         )  # if it cannot be made, better known before the training than after
         (out / "manifest.json").unlink(missing_ok=True)
+        (state_folder / "failure.json").unlink(missing_ok=True)  # if it still fails it will say so again
         for folder in (out, state_folder):
             remove_parts(folder)
     except OSError as error:
@@ -167,6 +183,13 @@ def open_run(
     learner.iteration, learner.env_steps = at.iteration, at.env_steps
     log = MetricLog(folder / "metrics.jsonl", at.metrics_bytes, at.metrics_sha256)
     return Run(cell, folder, learner, log, at.next_eval, poll, lock)
+
+
+def open_progress(run: Run) -> CellProgress:
+    """What is shown of the run, from where it stands."""
+    rates = [value for _, _, key, value in run.log.rows() if key == "eval/win_rate"]
+    learner, last = run.learner, rates[-1] if rates else float("nan")
+    return CellProgress(name_of(run.cell), run.cell.env_steps, learner.env_steps, run.state_folder, last)
 
 
 def _loop(run: Run, progress: CellProgress) -> None:
@@ -257,7 +280,7 @@ def finish(run: Run, out: Path, about: dict[str, Any], attempts: Attempts) -> No
         kept: dict[str, Tensor] = {}
         for env_steps in sorted({row[1] for row in rows if row[2] == "eval/win_rate"}):
             saved = load_sealed(_kept(run, env_steps))
-            if saved is None or saved[0].digest != cell.digest():
+            if saved is None or (saved[0].digest, saved[0].env_steps) != (cell.digest(), env_steps):
                 raise DataError(f"{_kept(run, env_steps)}: damaged; delete the folder to start anew")
             kept.update({f"{env_steps:010d}/{key}": value for key, value in saved[1].items()})
         save_tensors(out / "checkpoints.safetensors", kept, {"map": cell.map_name, "digest": cell.digest()})

@@ -141,8 +141,13 @@ def _running(listed: list[Standing]) -> Table:
             continue
         r = s.report
         steps = f"{r['env_steps']:,} of {r['total']:,}"
-        view.add_row(r["name"], steps, f"{r['win_rate']:.2f}", f"{r['per_s']:,.0f}", _time(r["left_s"]))
+        view.add_row(r["name"], steps, _rate(r), f"{r['per_s']:,.0f}", _time(r["left_s"]))
     return view
+
+
+def _rate(report: dict[str, Any]) -> str:
+    """The last evaluation's win rate; a dash before the first."""
+    return "-" if report["win_rate"] is None else f"{report['win_rate']:.2f}"
 
 
 def _time(seconds: float) -> str:
@@ -204,7 +209,7 @@ def line(results: Path) -> str:
     done = {kind: sum(s.state == "finished" for s in items) for kind, items in listed.items()}
     sets = len(list(results.glob("demos/*/*/card.json")))
     now = [
-        f"{s.report['name']} {100 * s.share:.0f} %, win rate {s.report['win_rate']:.2f}, "
+        f"{s.report['name']} {100 * s.share:.0f} %, win rate {_rate(s.report)}, "
         f"{_time(s.report['left_s'])} left"
         for items in listed.values()
         for s in items

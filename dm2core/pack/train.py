@@ -39,7 +39,7 @@ from dm2core.train import (
     is_finished,
     loaded_demos,
     log_iteration,
-    name_of,
+    open_progress,
     open_run,
     refuse_another,
     report_failure,
@@ -164,7 +164,7 @@ def _start(
     code = provenance.code_version()
     note_start(member.state)
     where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    attempts = Attempts(member.state, code, where)
+    attempts = Attempts(member.state, member.cell.digest(), code, where)
     run = open_run(member.cell, member.state, demos, poll, lock)
     dm2 = run.learner
     assert isinstance(dm2, Dm2)
@@ -173,7 +173,7 @@ def _start(
         "config_sha256": config_sha256,
         "inputs": inputs_of(member.cell, member.out, member.demos),
     }
-    shown = CellProgress(name_of(member.cell), member.cell.env_steps, dm2.env_steps, member.state)
+    shown = open_progress(run)
     if dm2.iteration == 0:
         evaluate_run(run, shown)
     return _Running(member, run, dm2, shown, about, attempts)

@@ -4,7 +4,7 @@ The only place in this project where anything is unpickled. The file is `numpy.s
 (gail_learner.py: BatchStorage.save), an object array `arr_0` of dicts {obs [1, L+1, O], actions [1, L+1, 1]} of torch
 tensors. Seven names may occur in it. None of them is imported: each stands for a small recorder below, so nothing that
 belongs to numpy or torch is ever called with what the file says. Tensors are read from the bytes of their storages by
-numpy, inside bounds that are checked.
+numpy, inside bounds that are checked. What the file gets to hold of them takes no items, attributes or state from it.
 
 Before the first byte is read the process has given up opening files and sockets, starting processes, and more memory
 or processor time than it was granted. Imports nothing of dm2core; reads a file on descriptor 0, writes a line of JSON
@@ -23,6 +23,7 @@ import resource
 import stat
 import sys
 import zipfile
+from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -41,8 +42,42 @@ class Refused(Exception):
     """One line for the user."""
 
 
+class _Closed:
+    """Nothing that the file can change: pickle would set items, attributes and state of whatever allows it."""
+
+    __slots__ = ()
+
+    def __setstate__(self, _: Any) -> NoReturn:
+        raise Refused("it sets the state of something that has none")
+
+
+class _Name(_Closed):
+    """What an allowed name stands for: a recorder to be called, or nothing but a name."""
+
+    __slots__ = ("_recorder",)
+
+    def __init__(self, recorder: Callable[..., Any] | None = None) -> None:
+        self._recorder = recorder
+
+    def __call__(self, *args: Any) -> Any:
+        if self._recorder is None:
+            raise Refused("it calls numpy.ndarray, which is passed along alone")
+        return self._recorder(*args)
+
+
+class _Numbers(_Closed):
+    """An array of numbers, of a storage or of a tensor. Unwrapped only where the file is not asked."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+
 class _Dtype:
     """numpy.dtype: only that of objects."""
+
+    __slots__ = ()
 
     def __init__(self, name: Any = None, *_: Any) -> None:
         if name not in ("O8", "O"):
@@ -54,6 +89,8 @@ class _Dtype:
 
 class _Array:
     """numpy.ndarray: the outer list of episodes."""
+
+    __slots__ = ("items",)
 
     def __init__(self) -> None:
         self.items: list[Any] | None = None
@@ -67,17 +104,16 @@ class _Array:
         self.items = items
 
 
-class _ArrayType:
-    """The name numpy.ndarray, which is passed along and never called."""
+_NDARRAY = _Name()
 
 
 def _reconstruct(*args: Any) -> _Array:
-    if len(args) != 3 or args[0] is not _ArrayType:
+    if len(args) != 3 or args[0] is not _NDARRAY:
         raise Refused("an array of an unknown kind")
     return _Array()
 
 
-def _load_from_bytes(data: Any) -> np.ndarray:
+def _load_from_bytes(data: Any = None, *_: Any) -> _Numbers:
     """torch.storage._load_from_bytes: numbers of one storage, a view of `data`."""
     if not isinstance(data, bytes):
         raise Refused("a storage that is not bytes")
@@ -94,16 +130,17 @@ def _load_from_bytes(data: Any) -> np.ndarray:
     at = stream.tell() + 8
     if int.from_bytes(data[at - 8 : at], "little") != count or len(data) - at != count * size:
         raise Refused(f"a storage that promises {count} numbers and holds {len(data) - at} bytes")
-    return np.frombuffer(data, dtype=kind, offset=at)
+    return _Numbers(np.frombuffer(data, dtype=kind, offset=at))
 
 
-def _rebuild_tensor(*args: Any) -> np.ndarray:
+def _rebuild_tensor(*args: Any) -> _Numbers:
     """torch._utils._rebuild_tensor_v2: a copy of the part of its storage that a tensor shows."""
     if len(args) not in (6, 7):
         raise Refused("a tensor of an unknown kind")
-    storage, offset, shape, strides = args[:4]
-    if not isinstance(storage, np.ndarray):
+    held, offset, shape, strides = args[:4]
+    if type(held) is not _Numbers or held.array.ndim != 1:
         raise Refused("a tensor without a storage")
+    storage = held.array
     numbers = (offset, *shape, *strides) if isinstance(shape, tuple) and isinstance(strides, tuple) else (-1,)
     if any(type(n) is not int or not 0 <= n < 2**40 for n in numbers) or len(shape) != len(strides) != 0:
         raise Refused("a tensor with an impossible shape")
@@ -115,7 +152,7 @@ def _rebuild_tensor(*args: Any) -> np.ndarray:
     if int(np.prod([float(n) for n in shape])) > len(storage):
         raise Refused("a tensor that shows the same numbers more than once")
     steps = [step * storage.itemsize for step in strides]
-    return as_strided(storage[offset:], shape, steps, writeable=False).copy()
+    return _Numbers(as_strided(storage[offset:], shape, steps, writeable=False).copy())
 
 
 def _ordered_dict(*args: Any) -> dict[Any, Any]:
@@ -126,13 +163,13 @@ def _ordered_dict(*args: Any) -> dict[Any, Any]:
 
 
 ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _ArrayType,
-    ("numpy", "dtype"): _Dtype,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch.storage", "_load_from_bytes"): _load_from_bytes,
-    ("collections", "OrderedDict"): _ordered_dict,
+    ("numpy.core.multiarray", "_reconstruct"): _Name(_reconstruct),
+    ("numpy._core.multiarray", "_reconstruct"): _Name(_reconstruct),
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Name(_Dtype),
+    ("torch._utils", "_rebuild_tensor_v2"): _Name(_rebuild_tensor),
+    ("torch.storage", "_load_from_bytes"): _Name(_load_from_bytes),
+    ("collections", "OrderedDict"): _Name(_ordered_dict),
 }
 
 
@@ -262,9 +299,9 @@ def _check_header(stream: IO[bytes]) -> None:
 def _episode(number: int, item: Any) -> tuple[np.ndarray, np.ndarray]:
     if type(item) is not dict or set(item) != {"obs", "actions"}:
         raise Refused(f"episode {number} is not a dictionary of obs and actions")
-    obs, actions = item["obs"], item["actions"]
-    if not (isinstance(obs, np.ndarray) and isinstance(actions, np.ndarray)):
+    if not (type(item["obs"]) is _Numbers and type(item["actions"]) is _Numbers):
         raise Refused(f"episode {number}: obs and actions are not both tensors")
+    obs, actions = item["obs"].array, item["actions"].array
     if obs.ndim != 3 or obs.shape[0] != 1 or actions.shape != (1, obs.shape[1], 1) or obs.shape[1] > MAX_ROWS:
         raise Refused(
             f"episode {number}: obs {obs.shape} and actions {actions.shape} are not [1, L+1, O] and [1, L+1, 1]"

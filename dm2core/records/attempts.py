@@ -4,42 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from dm2core.records import provenance
 from dm2core.records.files import write_atomic
-from dm2core.records.manifest import now
+from dm2core.records.manifest import Attempt, now
 from dm2core.records.numerics import numerics_key
-from dm2core.records.progress import read_progress
+from dm2core.records.progress import read_attempts, take_effort
 
 
 class Attempts:
     """All attempts so far, this one last; what an earlier one spent is what it had last reported."""
 
-    def __init__(self, folder: Path, code: dict[str, str], device: str = "cpu", form: str = "") -> None:
-        """Begin one and write it down; `device` and `form` as for `numerics_key`."""
-        self._start, self._path = time.monotonic(), folder / "attempts.json"
-        try:
-            self.all: list[dict[str, Any]] = list(json.loads(self._path.read_text()))
-        except (OSError, ValueError):
-            self.all = []
-        last = read_progress(folder)
-        if self.all and last is not None:
-            self.all[-1] |= {key: last[key] for key in ("wall_s", "cpu_s") if key in last}
+    def __init__(
+        self, folder: Path, digest: str, code: dict[str, str], device: str = "cpu", form: str = ""
+    ) -> None:
+        """Begin one of the cell with this digest and write it down; `device` and `form` as for `numerics_key`."""
+        self._start, path = time.monotonic(), folder / "attempts.json"
+        self.all = _earlier(path, digest)
+        if self.all:
+            self.all[-1] |= take_effort(folder)
         self.all.append(
             {
                 "started": now(),
                 "host": provenance.host_class(),
                 "numerics": numerics_key(device, form),
-                "dm2core_sha256": code["dm2core_sha256"],
+                **code,
             }
         )
         for key in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
             if key in os.environ:
                 self.all[-1][key.lower()] = os.environ[key]
-        write_atomic(self._path, json.dumps(self.all).encode())
+        write_atomic(path, json.dumps({"digest": digest, "attempts": self.all}).encode())
 
     def end(self) -> dict[str, Any]:
         """Close this one; what a manifest says of them all."""
@@ -57,3 +56,17 @@ class Attempts:
             "host": self.all[-1]["host"],
             "numerics": self.all[-1]["numerics"],
         }
+
+
+def _earlier(path: Path, digest: str) -> list[dict[str, Any]]:
+    """The attempts so far; none of another configuration's state, nor of a file that is damaged."""
+    try:
+        whose, listed = read_attempts(path.parent)
+        if whose not in ("", digest):
+            return []
+        return [Attempt.model_validate(one).model_dump(exclude_none=True) for one in listed]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        print(f"warning: {path} is damaged; earlier attempts will not be counted", file=sys.stderr)
+        return []

@@ -41,6 +41,8 @@ class Progress:
 def read_file(path: Path, sha256: str | None = None) -> bytes:
     """A file's bytes, checked against `sha256` (hex) if given; DataError if unreadable or not those."""
     try:
+        if path.is_fifo():
+            raise DataError(f"{path}: cannot be read (it is a pipe)")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -55,7 +55,7 @@ def cell_lock(folder: Path, *, wait: bool = False) -> Iterator[CellLock]:
             if not _take(handle, path):
                 holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
                 if not wait:
-                    text = f"{folder}: in use by {holder}; wait for it or stop it, then run again"
+                    text = f"{folder}: in use by {holder}; wait for it, or stop it and run again"
                     raise TryAgain(text)
                 if not waited:
                     print(f"dm2: {folder}: waiting for {holder}", file=sys.stderr, flush=True)

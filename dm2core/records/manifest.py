@@ -64,6 +64,8 @@ class Attempt(_Part):
     host: Host | str | None = None
     numerics: dict[str, str] = {}
     dm2core_sha256: str = ""
+    commit: str | None = None
+    dirty_sha256: str | None = None  # as Code's
     slurm_job_id: str | None = None
     slurm_restart_count: str | None = None
 
@@ -123,7 +125,10 @@ class Manifest(_Common):
 
 
 class Job:
-    """Hashes the inputs when it is made, which is before the work; `finish` hashes the outputs."""
+    """Hashes the inputs when it is made, which is before the work; `finish` hashes the outputs.
+
+    DataError if an input is not what a manifest among the inputs says it is: damaged, or another's.
+    """
 
     def __init__(
         self,
@@ -139,6 +144,7 @@ class Job:
         self.kind, self.config_sha256, self.seeds = kind, config_sha256, list(seeds)
         listed = list(inputs)
         self.inputs = {path.absolute(): hash_file(path) for path in listed if not _of_repository(path)}
+        require_unchanged(self.inputs)
         found = [(path, _of_repository(path)) for path in listed]
         self.resources = {name: hash_file(path) for path, name in found if name}
         self.code = provenance.code_version()
@@ -260,6 +266,19 @@ def read_manifest(path: Path) -> CellManifest | Manifest:
     return parse_manifest(data, path)
 
 
+def require_unchanged(inputs: Mapping[Path, str]) -> None:
+    """DataError if a file's SHA-256 (`inputs`, absolute paths) is not that of a manifest among them that made it."""
+    for path in inputs:
+        if not path.name.endswith("manifest.json"):
+            continue
+        for name, sha256 in read_manifest(path).outputs.items():
+            made = Path(os.path.normpath(path.parent / name))
+            if inputs.get(made, sha256) != sha256:
+                raise DataError(
+                    f"{made}: not what {path.name} says, so it is damaged or another's; make it again"
+                )
+
+
 def judge(
     inputs: Iterable[Path], own: Mapping[str, str], dirty: Iterable[str] = ()
 ) -> tuple[dict[str, list[str]], list[str]]:
@@ -287,7 +306,8 @@ def judge(
         for host, key in keys:
             for name, value in (_processor(host) | _form(found) | key).items():
                 values.setdefault(name, set()).add(value)
-        if found.code is not None and found.code.dirty:
+        dirty_attempt = any(one.dirty_sha256 for one in found.attempts)
+        if dirty_attempt or (found.code is not None and found.code.dirty):
             kinds.add(found.kind)
     reasons = {reason for reason in reasons if not reason.startswith(MIXED)}  # said again below
     reasons.update(DIRTY + kind for kind in kinds)

@@ -69,12 +69,14 @@ class MetricLog:
             path.touch()
             with open(path, "rb") as handle:
                 data = handle.read(size)
+            self._hash = hashlib.sha256(data)
+            if len(data) < size or sha256 not in (None, self.sha256):
+                raise DataError(
+                    f"{path}: damaged, not what its checkpoint says; delete the folder to start anew"
+                )
             os.truncate(path, size)
         except OSError as error:
             raise write_error(path, size, error) from None
-        self._hash = hashlib.sha256(data)
-        if len(data) < size or sha256 not in (None, self.sha256):
-            raise DataError(f"{path}: damaged, not what its checkpoint says; delete the folder to start anew")
 
     @property
     def sha256(self) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from math import isnan
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,14 +26,48 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     return report if isinstance(report, dict) else None
 
 
+def read_attempts(folder: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Digest of the cell whose state this is, "" where an earlier version did not say, and its attempts so far.
+
+    OSError or one of ValueError, TypeError, KeyError where there are none, or they are damaged.
+    """
+    found = json.loads((folder / "attempts.json").read_text(encoding="utf-8"))
+    return (found["digest"], found["attempts"]) if isinstance(found, dict) else ("", found)
+
+
+def take_effort(folder: Path) -> dict[str, float]:
+    """What the process before this one had last reported to have spent, `wall_s` and `cpu_s`; the second time nothing.
+
+    The rest of the report stays, for onlookers.
+    """
+    last = read_progress(folder) or {}
+    taken = {key: last.pop(key) for key in ("wall_s", "cpu_s") if key in last}
+    if taken:
+        _replace(folder / "progress.json", last)
+    return {key: float(value) for key, value in taken.items() if isinstance(value, int | float)}
+
+
+def _replace(path: Path, report: dict[str, Any]) -> None:
+    """For onlookers only: a full disk here must not stop a cell."""
+    part = path.with_suffix(".part")
+    try:
+        part.write_text(json.dumps(report))
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+
+
 class CellProgress:
     """Shows cell, env steps, win rate, speed and time left on standard error; keeps them in folder/progress.json."""
 
-    def __init__(self, name: str, total: int, start: int, folder: Path) -> None:
+    def __init__(
+        self, name: str, total: int, start: int, folder: Path, win_rate: float = float("nan")
+    ) -> None:
+        """`win_rate`: of the last evaluation so far."""
         self.path = folder / "progress.json"
         self.name, self.total, self.start = name, total, start
         self.began = self.last = time.monotonic()
-        self.win_rate = float("nan")
+        self.win_rate = win_rate
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         if sys.stderr.isatty():
@@ -70,20 +105,14 @@ class CellProgress:
             print(f"{text}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
 
     def _report(self, env_steps: int, speed: float, left: float) -> None:
-        """For onlookers only: a full disk here must not stop a cell."""
         report = {
             "name": self.name,
             "env_steps": env_steps,
             "total": self.total,
-            "win_rate": self.win_rate,
+            "win_rate": None if isnan(self.win_rate) else self.win_rate,
             "per_s": round(speed, 1),
             "left_s": round(left, 1),
             "wall_s": round(time.monotonic() - self.began, 1),
             "cpu_s": round(time.process_time(), 1),
         }
-        part = self.path.with_suffix(".part")
-        try:
-            part.write_text(json.dumps(report))
-            os.replace(part, self.path)
-        except OSError:
-            part.unlink(missing_ok=True)
+        _replace(self.path, report)

@@ -57,8 +57,10 @@ def code_version() -> dict[str, str]:
 
 def _dirty() -> str:
     """SHA-256 of the uncommitted part of what decides results: the diff, and files that git does not know."""
-    diff = _git("diff", "HEAD", "--binary", "--no-ext-diff", "--no-color", "--", *DECIDING) or b""
-    names = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *DECIDING) or b""
+    diff = _git("diff", "HEAD", "--binary", "--no-ext-diff", "--no-color", "--", *DECIDING)
+    names = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *DECIDING)
+    if diff is None or names is None:
+        return hashlib.sha256(b"unknown").hexdigest()  # git failed: whether anything differs nobody knows
     strange = sorted(name for name in names.decode(errors="surrogateescape").split("\0") if name)
     if not diff and not strange:
         return ""

@@ -4,6 +4,7 @@ dies half-way.
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,22 @@ def remove_state(folder: Path) -> None:
         raise write_error(folder, 0, error) from None
     with suppress(OSError):
         folder.rmdir()
+
+
+def scheduler_is_gone() -> bool:
+    """Whether the Snakemake that started this process was killed.
+
+    The next one takes the results for half-made and deletes them: a state that is still there makes them again in a
+    second.
+    """
+    pid = os.environ.get("DM2_SCHEDULER", "")
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, OSError):
+        return False
+    return False
 
 
 def left_over(folder: Path) -> bool:

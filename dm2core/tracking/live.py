@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from dm2core.config import Config
+from dm2core.records.progress import read_attempts
 from dm2core.tracking.deliver import Store
 from dm2core.tracking.runs import Point, figures_of, milliseconds, place
 
@@ -42,8 +43,8 @@ def written(state: Path) -> list[Point]:
     """
     try:
         lines = (state / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-        began = milliseconds(json.loads((state / "attempts.json").read_text())[0]["started"])
-    except (OSError, ValueError):  # finished, or begun this moment
+        began = milliseconds(read_attempts(state)[1][0]["started"])
+    except (OSError, ValueError, TypeError, LookupError):  # finished, or begun this moment
         return []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
     if not rows:

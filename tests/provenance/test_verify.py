@@ -202,6 +202,40 @@ def test_uncommitted_code_is_said_once_however_far_downstream(tree: Path, tmp_pa
     assert judge(cells, {}, ["table"])[1] == ["uncommitted code made: cell, table"]
 
 
+def test_one_attempt_with_uncommitted_code_is_enough(tree: Path, tmp_path: Path) -> None:
+    """A cell may be begun with edited code and be finished, after a kill, with the code as it was."""
+    copy = tmp_path / "tree"
+    shutil.copytree(tree, copy)
+    cell = copy / "cells" / "seed1" / "manifest.json"
+    change(cell, lambda text: re.sub(r'"dirty_sha256": "\w*"', '"dirty_sha256": ""', text))
+    assert judge([cell], {})[1] == []
+    attempts = json.loads(cell.read_text())["attempts"]
+    assert [len(one["commit"]) for one in attempts] == [40]
+    change(cell, lambda text: text.replace('"dirty_sha256": ""', '"dirty_sha256": "12"', 1))
+    manifest = json.loads(cell.read_text())
+    manifest["code"]["dirty_sha256"], manifest["attempts"][0]["dirty_sha256"] = "", "12"
+    change(cell, lambda _: json.dumps(manifest))
+    assert judge([cell], {})[1] == ["uncommitted code made: cell"]
+
+
+def test_an_input_that_is_not_what_its_manifest_says_is_refused(tree: Path, tmp_path: Path) -> None:
+    """Damaged so that it still reads, or copied over from another cell; verify would say it, but later."""
+    copy = tmp_path / "tree"
+    shutil.copytree(tree, copy)
+    cells = [copy / "cells" / seed for seed in ("seed1", "seed2")]
+    inputs = [cell / name for cell in cells for name in ("metrics.parquet", "manifest.json")]
+    Job("table", "", inputs)
+    shutil.copy(inputs[2], inputs[0])
+    with pytest.raises(
+        DataError, match=r"seed1/metrics.parquet: not what manifest.json says, so it is damaged"
+    ):
+        Job("table", "", inputs)
+    table = copy / "table.csv"
+    table.write_text("win_rate\n0.9\n")
+    with pytest.raises(DataError, match=r"table.csv: not what table.csv.manifest.json says"):
+        Job("figure", "", [table, copy / "table.csv.manifest.json"])
+
+
 def test_a_changed_input_manifest_is_refused(tree: Path, tmp_path: Path) -> None:
     copy = tmp_path / "manifest.json"
     text = (tree / "cells" / "seed1" / "manifest.json").read_text()
@@ -311,11 +345,34 @@ def test_a_published_input_that_changed_is_named_with_the_verdict(
 
 
 def test_a_killed_attempts_effort_is_what_it_last_reported(tmp_path: Path) -> None:
-    Attempts(tmp_path, {"dm2core_sha256": "a"})
-    (tmp_path / "progress.json").write_text(json.dumps({"wall_s": 7.5, "cpu_s": 7.0}))
-    said = Attempts(tmp_path, {"dm2core_sha256": "b"}).end()
-    assert [one["dm2core_sha256"] for one in said["attempts"]] == ["a", "b"]
-    assert said["attempts"][0]["wall_s"] == 7.5 and said["wall_s"] >= 7.5 and said["cpu_s"] > 7.0
+    """Once: an attempt that died before its first report has none."""
+    Attempts(tmp_path, "cell", {"dm2core_sha256": "a"})
+    (tmp_path / "progress.json").write_text(json.dumps({"env_steps": 9, "wall_s": 7.5, "cpu_s": 7.0}))
+    Attempts(tmp_path, "cell", {"dm2core_sha256": "b"})
+    assert json.loads((tmp_path / "progress.json").read_text()) == {
+        "env_steps": 9
+    }  # as `dm2 status` shows it
+    said = Attempts(tmp_path, "cell", {"dm2core_sha256": "c"}).end()
+    assert [one["dm2core_sha256"] for one in said["attempts"]] == ["a", "b", "c"]
+    assert said["attempts"][0]["wall_s"] == 7.5 and "wall_s" not in said["attempts"][1]
+    assert 7.5 <= said["wall_s"] < 15 and said["cpu_s"] > 7.0
+
+
+@pytest.mark.parametrize("damage", ["[", '{"digest": "cell", "attempts": [{"starued": "x"}]}', "[[7]]", "{}"])
+def test_damaged_attempts_are_told_and_left_out(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "attempts.json").write_text(damage)
+    (tmp_path / "progress.json").write_text(json.dumps({"wall_s": "long"}))
+    assert len(Attempts(tmp_path, "cell", {"dm2core_sha256": "b"}).end()["attempts"]) == 1
+    assert "attempts.json is damaged; earlier attempts" in capsys.readouterr().err
+
+
+def test_another_cells_attempts_are_not_this_ones_and_those_of_older_versions_are(tmp_path: Path) -> None:
+    Attempts(tmp_path, "other", {"dm2core_sha256": "a"})
+    assert len(Attempts(tmp_path, "cell", {"dm2core_sha256": "b"}).all) == 1
+    (tmp_path / "attempts.json").write_text(json.dumps([{"started": "then", "wall_s": 1.0}]))
+    assert len(Attempts(tmp_path, "cell", {"dm2core_sha256": "b"}).all) == 2
 
 
 def test_pages_and_tests_do_not_make_code_uncommitted(
@@ -341,6 +398,13 @@ def test_pages_and_tests_do_not_make_code_uncommitted(
     edited = look()
     assert len({seen["dirty_sha256"] for seen in (clean, strange, edited)}) == 3
     assert edited["commit"] == clean["commit"]
+    real = provenance._git
+    for fails in ("diff", "ls-files"):  # as after 30 seconds on a slow disk
+        monkeypatch.setattr(
+            provenance, "_git", lambda *words, f=fails: None if words[0] == f else real(*words)
+        )
+        assert look()["dirty_sha256"]
+    monkeypatch.setattr(provenance, "_git", real)
     monkeypatch.setattr(provenance, "REPOSITORY", package)  # inside a stranger's repository
     assert look()["commit"] == "unknown"
 

@@ -152,6 +152,26 @@ class Calls:
         return self.call
 
 
+class Changed(Calls):
+    """A call whose result is then changed, as pickle changes dictionaries and objects."""
+
+    def __init__(self, made: Calls, state: Any = None, items: dict[Any, Any] | None = None) -> None:
+        super().__init__(made.call[0], *made.call[1])
+        self.change = state, None, iter((items or {}).items()) if items else None
+
+    def __reduce__(self) -> Any:
+        function, args = self.call
+        return function, args, *self.change
+
+
+INTERFACE = {"__array_interface__": {"version": 3, "typestr": "|O", "shape": (2, 3), "data": b"A" * 48}}
+
+
+def tensor(state: Any = None, items: dict[Any, Any] | None = None) -> dict[str, Any]:
+    """An episode whose observations are changed after they were read."""
+    return {**good(), "obs": Changed(rebuilt(torch.zeros(6), 0, (1, 6, 1), (6, 1, 1)), state, items)}
+
+
 def objects(*items: Any) -> np.ndarray:
     out = np.empty(len(items), dtype=object)
     out[:] = items
@@ -261,7 +281,22 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an array of a huge shape": (
         lambda file: raw(file, pickle.dumps(Calls(np.ndarray, (2**40,)), protocol=3)),
-        "not a published|asks for|unknown kind",
+        "calls numpy.ndarray, which is passed along alone",
+    ),
+    "a tensor whose numbers are changed": (saved(tensor(items={0: [[1.0]]})), "does not support item assignment"),
+    "a tensor that points into memory": (saved(tensor(INTERFACE)), "sets the state of something that has none"),
+    "a tensor with another array within": (
+        saved(tensor((None, {"array": [1.0]}))), "sets the state of something that has none"
+    ),
+    "a name that is given attributes": (
+        lambda file: raw(file, b"\x80\x03cnumpy\nndarray\n}X\x01\x00\x00\x00aK\x01sb."), "sets the state"
+    ),
+    "a call that is given a default": (
+        lambda file: raw(file, b"\x80\x03ctorch._utils\n_rebuild_tensor_v2\nN}X\x01\x00\x00\x00aK\x01s\x86b."),
+        "sets the state",
+    ),
+    "an object of a name": (
+        lambda file: raw(file, b"\x80\x03cnumpy\nndarray\n)\x81."), "not a published demonstration file"
     ),
     "a storage of 10^12 numbers": (saved({**good(), "obs": storage_that_promises(10**12)}), "promises"),
     "a view beyond its storage": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -172,6 +173,69 @@ def test_another_configurations_checkpoint_is_not_used(cells: Cells, config: Con
     train_cell(cell, tmp_path / "out", tmp_path / "state", None)
     train_cell(cell, tmp_path / "clean", tmp_path / "state2", None)
     assert outputs(tmp_path / "out") == outputs(tmp_path / "clean")
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["attempts"]) == 1
+
+
+def test_what_a_cell_did_after_its_scheduler_was_killed_is_not_done_again(
+    cells: Cells,
+    undisturbed: dict[str, tuple[dict[str, str], float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Snakemake, started again, deletes the results that it has not seen finished."""
+    cell, _ = cells["ippo"]
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    wait(pid)
+    monkeypatch.setenv("DM2_SCHEDULER", str(pid))
+    train_cell(cell, tmp_path / "out", tmp_path / "state", None)
+    assert (tmp_path / "state" / NAMES[0]).is_file()
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setenv("DM2_SCHEDULER", str(os.getpid()))
+    monkeypatch.setattr(train, "log_iteration", lambda *_: pytest.fail("an iteration was made again"))
+    train_cell(cell, tmp_path / "out", tmp_path / "state", None)
+    assert outputs(tmp_path / "out") == undisturbed["ippo"][0] and not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "refused"), [('{"name": "a web app"}', True), ("no JSON", True), ("{", False)]
+)
+def test_a_manifest_that_is_no_cells_is_not_replaced(
+    there: str, refused: bool, cells: Cells, tmp_path: Path
+) -> None:
+    """A damaged one of a cell's is: its results lie beside it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text(there)
+    if not refused:
+        (out / "metrics.parquet").write_bytes(b"")
+        train_cell(cells["ippo"][0], out, tmp_path / "state", None)
+        assert train.is_finished(cells["ippo"][0], out)
+        return
+    with pytest.raises(ConfigError, match=r"its manifest.json is no cell's; give another folder"):
+        train_cell(cells["ippo"][0], out, tmp_path / "state", None)
+    assert (out / "manifest.json").read_text() == there
+
+
+def test_demonstrations_that_were_exchanged_while_the_cell_waited_are_refused(
+    cells: Cells, tmp_path: Path
+) -> None:
+    cell, demos = cells["dm2"]
+    asked = cell.model_copy(update={"demos_sha256": "0" * 64})
+    with pytest.raises(DataError, match="exchanged while this cell waited"):
+        train_cell(asked, tmp_path / "out", tmp_path / "state", demos)
+
+
+def test_an_experts_policies_that_were_exchanged_are_refused(config: Config, tmp_path: Path) -> None:
+    expert = cell_config(config, map_name="3m", method="ippo", seed=1, expert=True)
+    cell = expert.model_copy(update={"eval_every": 100})
+    stopped(cell, tmp_path)
+    kept = sorted((tmp_path / "state").glob("policy*"))
+    shutil.copy(kept[0], kept[-1])
+    assert len(kept) > 1
+    with pytest.raises(DataError, match=f"{kept[-1].name}: damaged"):
+        train_cell(cell, tmp_path / "out", tmp_path / "state", None)
 
 
 def test_a_finished_cell_is_not_lost_to_another_nor_to_a_refusal(

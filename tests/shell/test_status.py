@@ -53,6 +53,17 @@ def test_a_report_says_what_onlookers_need(tmp_path: Path) -> None:
     )
 
 
+def test_before_the_first_evaluation_there_is_no_win_rate(tmp_path: Path) -> None:
+    """And no NaN, which is no JSON."""
+    folder = tmp_path / "state" / "cells" / IPPO
+    folder.mkdir(parents=True)
+    CellProgress(IPPO, 1000, 0, folder).update(10)
+    assert json.loads((folder / "progress.json").read_text())["win_rate"] is None
+    assert f"running: {IPPO} 1 %, win rate -" in line(tmp_path)
+    CellProgress(IPPO, 1000, 10, folder, win_rate=0.5).update(20)  # resumed
+    assert f"running: {IPPO} 2 %, win rate 0.50" in line(tmp_path)
+
+
 def test_a_cell_that_went_silent_is_not_running(tmp_path: Path) -> None:
     os.utime(report(tmp_path, IPPO, 400), (0, 0))
     assert line(tmp_path).endswith("running: none")
@@ -72,7 +83,7 @@ def test_a_held_lock_is_a_running_cell_however_silent_and_a_free_one_is_not(tmp_
     ("said", "state", "why"),
     [
         ("dm2: stopped by SIGTERM; everything up to the last iteration is saved, run again\n", "stopped", ""),
-        ("dm2: x: in use by process 3 on a; wait for it or stop it, then run again\n", "stopped", ""),
+        ("dm2: x: in use by process 3 on a; wait for it, or stop it and run again\n", "stopped", ""),
         ("3m: 400 of 1,000 env steps\n", "stopped", ""),
         ("dm2: demos.npz: its SHA-256 is not the card's\n\n", "failed", "demos.npz: its SHA-256 is not the card's"),
         ("Traceback (most recent call last):\n  x\nMemoryError\n", "failed", "MemoryError"),

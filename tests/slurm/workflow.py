@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dm2core.records.progress import read_attempts
 from tests.slurm.cluster import ROOT, Cluster
 
 PARTS = (
@@ -125,7 +126,7 @@ class Clone:
         root = self.results / "state" / "cells"
         for path in sorted(root.glob("**/attempts.json")):
             try:
-                job = str(json.loads(path.read_text())[-1].get("slurm_job_id"))
+                job = str(read_attempts(path.parent)[1][-1].get("slurm_job_id"))
             except OSError:  # the cell ended this moment
                 continue
             cell = path.parent.relative_to(root).as_posix()

@@ -215,7 +215,8 @@ def test_a_running_cell_is_followed_and_then_replaced(tree: Config) -> None:
     results, name = Path(tree.results), "3m/ippo/none/seed78590"
     state = results / "state" / "cells" / name
     state.mkdir(parents=True)
-    (state / "attempts.json").write_text(json.dumps([{"started": "2026-01-02T03:04:05Z"}]))
+    attempts = {"digest": "a", "attempts": [{"started": "2026-01-02T03:04:05Z"}]}
+    (state / "attempts.json").write_text(json.dumps(attempts))
     lines = [json.dumps([i, 100 * i, "eval/win_rate", i / 10]) + "\n" for i in range(6)]
     log, store = state / "metrics.jsonl", Store("", results)
     log.write_text("".join(lines[:3]) + lines[3][:9])  # the last line is being written

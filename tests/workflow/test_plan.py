@@ -35,6 +35,18 @@ def test_cells_under_a_filter_plan_those_cells_and_what_they_learn_from(tmp_path
     assert outcome.cells == {"3m/ippo/none/seed112358"}
 
 
+def test_a_configuration_that_was_edited_under_its_hash_is_written_again(tmp_path: Path) -> None:
+    """Cells read it; with other values there they would be those values' cells under this one's name."""
+    folder = tmp_path / "results" / "smoke" / "config"
+    texts = []
+    for _ in range(2):
+        assert snakemake(tmp_path, "-n", "cells", *SMOKE).code == 0
+        (path,) = folder.iterdir()
+        texts.append(path.read_text())
+        path.write_text(texts[0].replace("gamma: 0.99", "gamma: 0.5"))
+    assert texts[0] == texts[1] != path.read_text()
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

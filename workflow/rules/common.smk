@@ -20,9 +20,10 @@ from dm2core.analysis import grid
 from dm2core.analysis.calibration import PAPER_BUFFER, calibration_cells
 from dm2core.config import DEMOS_ID, FIGURES, ConfigError, dump_config, load_config
 from dm2core.env.scenario import load_scenario
-from dm2core.errors import DataError
+from dm2core.errors import DataError, WriteError
 from dm2core.methods import METHOD_NAME
 from dm2core.qmix.settings import replay_bytes
+from dm2core.records.files import write_atomic
 from dm2core.records.manifest import read_manifest
 from dm2core.strict import unknown
 
@@ -58,17 +59,16 @@ def resolve(given):
 
 
 def write_config(resolved):
-    """Path of the resolved config, written once, under its own hash: what every cell reads."""
+    """Path of the resolved config, written under its own hash, again if it was changed: what every cell reads."""
     text = dump_config(resolved)
     path = Path(resolved.results) / "config" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
     try:
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.tmp")
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_atomic(path, text.encode())
     except OSError as error:
-        raise WorkflowError(f"results: {path.parent} cannot be written ({error.strerror})") from None
+        raise WorkflowError(f"results: {path} cannot be read ({error.strerror})") from None
+    except WriteError as error:
+        raise WorkflowError(f"results: {error}") from None
     return path.as_posix()
 
 
@@ -81,7 +81,9 @@ ANALYSIS = f"{workflow.basedir}/dm2core/analysis"
 # Cells find the resolved config and this interpreter in their environment: in a rule's params, a config that
 # differs in a key some cell never reads (one more seed) would rerun that cell. Its digest decides instead.
 os.environ.update(
-    DM2_CONFIG=CONFIG_FILE, PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()])
+    DM2_CONFIG=CONFIG_FILE,
+    DM2_SCHEDULER=str(os.getpid()),  # a cell that outlives it keeps its state
+    PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]),
 )
 
 
