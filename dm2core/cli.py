@@ -600,7 +600,7 @@ def _track(args: argparse.Namespace) -> None:
     imported, kept = deliver_all(store, finished_runs(config, figures))
     print(f"MLflow at {store.uri}: {imported} runs imported, {kept} there already")
     if args.live:
-        follow(store, config, args.every)
+        follow(store, config, figures, args.every)
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -49,7 +49,7 @@ NOTES = {
     "smoke": "",  # its stamp says it
     "quick": "scale quick: reduced budgets on the embedded simulator",
     "paper": "",
-    "campaign": "embedded simulator, fewer env steps than the paper (docs/campaign.md)",
+    "campaign": "embedded simulator, at most the paper's env steps (docs/campaign.md)",
 }
 GAME_NOTES = {**NOTES, "quick": "scale quick: reduced budgets; StarCraft II", "paper": "StarCraft II"}
 PAPER_TITLE = "the paper, StarCraft II"

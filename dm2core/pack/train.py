@@ -85,6 +85,7 @@ def train_pack(
     A finished cell of another configuration in a member's folder is a ConfigError, or goes (`replace`).
     """
     torch.set_num_threads(1)
+    provenance.code_version()  # looked at once: what runs, even if the sources change while a lock is another's
     for member in members:
         require_own(member.state, member.out)
         if not replace:
@@ -96,7 +97,7 @@ def train_pack(
         held = _hold([member for member in members if member not in finished], stack)
         _into_step([member for member, _ in held])
         poll = stack.enter_context(catch_signals()).poll
-        waiting = [_start(member, lock, device, poll, config_sha256) for member, lock in held]
+        waiting = [_start(member, lock, device, poll, config_sha256, len(held)) for member, lock in held]
         pack: PackLearner | None = None
         while True:
             for cell in [c for c in waiting if c.dm2.env_steps >= c.member.cell.env_steps]:
@@ -157,14 +158,19 @@ def _into_step(members: list[Member]) -> None:
 
 
 def _start(
-    member: Member, lock: CellLock, device: torch.device, poll: Callable[[], None], config_sha256: str
+    member: Member,
+    lock: CellLock,
+    device: torch.device,
+    poll: Callable[[], None],
+    config_sha256: str,
+    together: int,
 ) -> _Running:
     demos = loaded_demos(member.cell, member.demos)
     clear(member.out, member.state)
     code = provenance.code_version()
     note_start(member.state)
     where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    attempts = Attempts(member.state, member.cell.digest(), code, where)
+    attempts = Attempts(member.state, member.cell.digest(), code, where, together=together)
     run = open_run(member.cell, member.state, demos, poll, lock)
     dm2 = run.learner
     assert isinstance(dm2, Dm2)

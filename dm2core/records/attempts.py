@@ -20,10 +20,20 @@ class Attempts:
     """All attempts so far, this one last; what an earlier one spent is what it had last reported."""
 
     def __init__(
-        self, folder: Path, digest: str, code: dict[str, str], device: str = "cpu", form: str = ""
+        self,
+        folder: Path,
+        digest: str,
+        code: dict[str, str],
+        device: str = "cpu",
+        form: str = "",
+        *,
+        together: int = 1,
     ) -> None:
-        """Begin one of the cell with this digest and write it down; `device` and `form` as for `numerics_key`."""
-        self._start, path = time.monotonic(), folder / "attempts.json"
+        """Begin one of the cell with this digest and write it down; `device` and `form` as for `numerics_key`.
+
+        `together`: how many cells this process trains, a share of whose processor time is this one's.
+        """
+        self._start, self._together, path = time.monotonic(), together, folder / "attempts.json"
         self.all = _earlier(path, digest)
         if self.all:
             self.all[-1] |= take_effort(folder)
@@ -44,7 +54,7 @@ class Attempts:
         """Close this one; what a manifest says of them all."""
         wall_s = round(time.monotonic() - self._start, 3)
         effort = provenance.effort()
-        self.all[-1] |= {"wall_s": wall_s, "cpu_s": effort["cpu_s"]}
+        self.all[-1] |= {"wall_s": wall_s, "cpu_s": round(effort["cpu_s"] / self._together, 2)}
         total = {key: round(sum(one.get(key, 0.0) for one in self.all), 3) for key in ("wall_s", "cpu_s")}
         return {
             "attempts": self.all,

@@ -1,6 +1,7 @@
 """Delivery to an MLflow store, by one process: a run is complete and FINISHED, or it is made anew.
 
-A run is known by its tags dm2.run and dm2.digest. Nothing is ever added to a finished run, so delivering twice, or
+A run is known by its tags dm2.run, dm2.digest and results, the folder that it is of: one store may hold several scales'
+runs. Nothing is ever added to a finished run, so delivering twice, or
 after a kill at any moment, leaves every point there exactly once.
 """
 
@@ -19,12 +20,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dm2core.errors import ServiceError
-from dm2core.tracking.runs import Point, Run, read_card
+from dm2core.tracking.runs import Point, Run, condition, read_card
 
 BATCH = 1000  # points a request; the REST interface takes no more
 ANSWER_S = 5.0
 RUN, DIGEST, LIVE, FORM = "dm2.run", "dm2.digest", "dm2.live", "dm2.form"
-THIS_FORM = "4"  # of what a run holds; one of an earlier form is made anew
+CELL, RESULTS = "dm2.cell", "results"  # digest of a running cell's configuration; the folder of results
+THIS_FORM = "5"  # of what a run holds; one of an earlier form is made anew
 
 
 class Store:
@@ -36,6 +38,7 @@ class Store:
         os.environ.setdefault("DO_NOT_TRACK", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its own default waits for minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        self.results = results.as_posix()
         folder = (results / "mlflow").resolve()
         self.uri = uri or f"sqlite:///{folder.as_posix()}/mlflow.db"
         self._artifacts = (
@@ -55,9 +58,12 @@ class Store:
         """Make the store hold this run once; False if it did already."""
         return bool(self._try(lambda: self._deliver(run)))
 
-    def live(self, name: str, experiment: str, points: list[Point]) -> int:
-        """Add points of a running cell to its provisional run: those after the ones it has. How many there are now."""
-        return int(self._try(lambda: self._live(name, experiment, points)))
+    def live(self, name: str, experiment: str, digest: str, points: list[Point]) -> int:
+        """Add points of a running cell to its provisional run: those after the ones it has. How many there are now.
+
+        `digest` is that of the cell's configuration: one that was begun anew with another has a run of its own.
+        """
+        return int(self._try(lambda: self._live(name, experiment, digest, points)))
 
     def _try(self, action: Any) -> Any:
         from mlflow.exceptions import MlflowException
@@ -81,7 +87,9 @@ class Store:
         return str(self.client.create_experiment(name, artifact_location=place, tags=kind))
 
     def _runs(self, experiment_id: str, name: str) -> list[Any]:
-        return list(self.client.search_runs([experiment_id], f"tags.`{RUN}` = '{name}'"))
+        """Those of these results; earlier forms did not say whose they are."""
+        found = self.client.search_runs([experiment_id], f"tags.`{RUN}` = '{name}'")
+        return [run for run in found if run.data.tags.get(RESULTS, self.results) == self.results]
 
     def _deliver(self, run: Run) -> bool:
         experiment = self._experiment(run.experiment)
@@ -96,7 +104,7 @@ class Store:
         if kept:
             return False
         start, end = run.times()
-        tags = {RUN: run.name, DIGEST: run.digest, FORM: THIS_FORM, **run.tags()}
+        tags = {RUN: run.name, DIGEST: run.digest, FORM: THIS_FORM, RESULTS: self.results, **run.tags()}
         run_id = self.client.create_run(
             experiment, start_time=start, tags=tags, run_name=run.name
         ).info.run_id
@@ -110,14 +118,19 @@ class Store:
         self.client.set_terminated(run_id, "FINISHED", end_time=end)
         return True
 
-    def _live(self, name: str, experiment: str, points: list[Point]) -> int:
+    def _live(self, name: str, experiment: str, digest: str, points: list[Point]) -> int:
         experiment_id = self._experiment(experiment)
-        found = [run for run in self._runs(experiment_id, name) if LIVE in run.data.tags]
+        found = []
+        for old in self._runs(experiment_id, name):
+            if LIVE in old.data.tags and old.data.tags.get(CELL, digest) == digest:
+                found.append(old)
+            elif LIVE in old.data.tags:
+                self.client.delete_run(old.info.run_id)
         if found:
             run_id, there = found[0].info.run_id, int(found[0].data.tags[LIVE])
         else:
             tags = dict(zip(("map", "method", "demos", "seed"), name.split("/"), strict=False))
-            tags |= {RUN: name, LIVE: "0"}
+            tags |= {RUN: name, LIVE: "0", CELL: digest, RESULTS: self.results, "condition": condition(name)}
             first = points[0][2] if points else None
             run = self.client.create_run(
                 experiment_id, start_time=first, tags=tags, run_name=f"{name} (running)"

@@ -40,9 +40,8 @@ class Run:
         config, attempts = self.manifest["config"], self.manifest["attempts"]
         names = {"map": "map_name", "method": "method", "demos": "demos", "seed": "seed", "env": "env"}
         out = {tag: str(config[key]) for tag, key in names.items()}
-        _, method, *demos, _ = self.name.split("/")  # with the settings that the curve's name changes
         out |= {
-            "condition": f"{method}@{demos[0]}" if demos and demos != ["none"] else method,
+            "condition": condition(self.name),
             "attempts": str(len(attempts)),
             "commit": str(self.manifest["code"]["commit"]),
         }
@@ -81,6 +80,12 @@ class Run:
         if self.digest in _made_from(replay):
             names.append(replay)
         return [path for path in names if path.is_file()]
+
+
+def condition(name: str) -> str:
+    """The curve of a figure that a cell is of, with the settings that the curve's name changes."""
+    _, method, *demos, _ = name.split("/")
+    return f"{method}@{demos[0]}" if demos and demos != ["none"] else method
 
 
 def due(rows: pd.DataFrame, eval_every: int, env_steps: int) -> pd.DataFrame:

@@ -21,7 +21,7 @@ import pytest
 from dm2core.config import Config
 from dm2core.errors import DataError, ServiceError
 from dm2core.tracking.deliver import Store, deliver_all
-from dm2core.tracking.live import running, written
+from dm2core.tracking.live import follow_once, running, written
 from dm2core.tracking.runs import due, finished_runs
 from tests.tracking.conftest import ROOT, write_cell
 
@@ -221,10 +221,10 @@ def test_a_running_cell_is_followed_and_then_replaced(tree: Config) -> None:
     log, store = state / "metrics.jsonl", Store("", results)
     log.write_text("".join(lines[:3]) + lines[3][:9])  # the last line is being written
     assert running(results) == [name]
-    assert store.live(name, "demo_ablation", written(state)) == 3
+    assert store.live(name, "demo_ablation", *written(state)) == 3
     log.write_text("".join(lines))
-    assert store.live(name, "demo_ablation", written(state)) == 6
-    assert Store("", results).live(name, "demo_ablation", written(state)) == 6
+    assert store.live(name, "demo_ablation", *written(state)) == 6
+    assert Store("", results).live(name, "demo_ablation", *written(state)) == 6
     table = in_store(tree)
     assert table["step"].tolist() == [0, 100, 200, 300, 400, 500]
     write_cell(results, name, 30)
@@ -232,6 +232,45 @@ def test_a_running_cell_is_followed_and_then_replaced(tree: Config) -> None:
     figure_seeds = tree.model_copy(update={"seeds": [78590]})
     assert deliver(figure_seeds)[0] == 1
     assert len(in_store(tree).query("name == @name and key == 'eval/win_rate'")) == 30
+
+
+def test_a_cell_that_was_begun_anew_otherwise_has_no_points_of_what_it_was(tree: Config) -> None:
+    results, name = Path(tree.results), "3m/ippo/none/seed78590"
+    state, store = results / "state" / "cells" / name, Store("", results)
+    state.mkdir(parents=True)
+    for digest, value, count in (("a", 0.9, 6), ("b", 0.1, 4)):
+        attempts = {"digest": digest, "attempts": [{"started": "2026-01-02T03:04:05Z"}]}
+        (state / "attempts.json").write_text(json.dumps(attempts))
+        lines = [json.dumps([i, 100 * i, "eval/win_rate", value]) + "\n" for i in range(count)]
+        (state / "metrics.jsonl").write_text("".join(lines))
+        store.live(name, "demo_ablation", *written(state))
+    assert in_store(tree).query("name.str.startswith(@name)")["value"].tolist() == [0.1] * 4
+
+
+def test_followed_cells_are_delivered_when_they_are_finished(tree: Config) -> None:
+    results, name = Path(tree.results), "3m/ippo/none/seed78590"
+    config = tree.model_copy(update={"seeds": [78590]})
+    state, store = results / "state" / "cells" / name, Store("", results)
+    state.mkdir(parents=True)
+    (state / "attempts.json").write_text(
+        json.dumps({"digest": "a", "attempts": [{"started": "2026-01-02T03:04:05Z"}]})
+    )
+    (state / "metrics.jsonl").write_text(json.dumps([0, 0, "eval/win_rate", 0.5]) + "\n")
+    figures = ["demo_ablation"]
+    followed = follow_once(store, config, figures, results, set())
+    assert followed == {name}
+    write_cell(results, name, 30)
+    assert follow_once(store, config, figures, results, followed) == set()
+    assert len(in_store(tree).query("name == @name and key == 'eval/win_rate'")) == 30
+
+
+def test_one_store_holds_the_runs_of_several_scales(tree: Config, tmp_path: Path) -> None:
+    """Their cells have the same names."""
+    uri = f"sqlite:///{tmp_path}/shared.db"
+    there = list(finished_runs(tree, ["demo_ablation"]))
+    assert deliver_all(Store(uri, Path(tree.results)), there)[0] == len(there) > 0
+    assert deliver_all(Store(uri, tmp_path / "other"), there)[0] == len(there)
+    assert deliver_all(Store(uri, Path(tree.results)), there) == (0, len(there))
 
 
 def test_only_tracking_imports_mlflow_and_a_cell_never_does() -> None:
