@@ -134,6 +134,7 @@ def recall_demos(folder: Path) -> bool:
     """
     card, file = read_card(folder), folder / "demos.npz"
     if file.exists() and hash_file(file) == card["sha256"]:
+        _as_old_as_its_card(folder)
         return False
     if card["map"] not in known_maps():
         raise DataError(
@@ -153,9 +154,14 @@ def recall_demos(folder: Path) -> bool:
             "sample the set from its experts"
         )
     write_atomic(file, data)
-    made = (folder / "card.json").stat()  # as old as the set: nothing made from it is outdated
-    os.utime(file, ns=(made.st_atime_ns, made.st_mtime_ns))
+    _as_old_as_its_card(folder)
     return True
+
+
+def _as_old_as_its_card(folder: Path) -> None:
+    """Of recalled demonstrations: nothing that was made from them before is outdated."""
+    made = (folder / "card.json").stat()
+    os.utime(folder / "demos.npz", ns=(made.st_atime_ns, made.st_mtime_ns))
 
 
 @dataclass(frozen=True)

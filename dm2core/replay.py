@@ -37,6 +37,7 @@ SUBFRAMES, LONG = 3, 60  # pictures per env step; two in battles longer than thi
 FRAME_MS, LAST_MS = 110, 1800
 STRIP = 6  # moments on the strip
 EDGE = 1.0  # cells shown beyond the arena, so that who stands at its border is whole
+OUTCOMES = ("won", "lost", "drawn", "time out")
 Play = Callable[[int], NDArray[np.int64]]
 
 
@@ -49,7 +50,7 @@ class Recording:
     raw: NDArray[np.float32]  # [T+1, U, 5] x, y, health, shield, cooldown
     targets: NDArray[np.int32]  # [T, U] whom each unit was set on at the end of the step, or -1
     rewards: NDArray[np.float64]  # [T]
-    outcome: str  # won, lost, drawn, time out
+    outcome: str  # one of OUTCOMES
 
     def save(self, path: Path) -> None:
         """Write as npz."""
@@ -66,11 +67,21 @@ class Recording:
         try:
             with np.load(path, allow_pickle=False) as data:
                 about = json.loads(str(data["about"]))
-                return Recording(raw=data["raw"], targets=data["targets"], rewards=data["rewards"], **about)
+                found = Recording(raw=data["raw"], targets=data["targets"], rewards=data["rewards"], **about)
         except NO_NPZ:
-            raise DataError(
-                f"{path}: is not a recorded battle; make one with dm2 replay --out X.npz"
-            ) from None
+            found = None
+        if found is None or not found.whole():
+            raise DataError(f"{path}: is not a recorded battle; make one with dm2 replay --out X.npz")
+        return found
+
+    def whole(self) -> bool:
+        """Whether the arrays are of one battle."""
+        steps, units = self.targets.shape if self.targets.ndim == 2 else (0, 0)
+        shapes = (self.raw.shape, self.rewards.shape) == ((steps + 1, units, 5), (steps,))
+        kinds = "".join(array.dtype.kind for array in (self.raw, self.targets, self.rewards)) == "fif"
+        return (
+            shapes and kinds and steps > 0 and bool(np.isfinite(self.raw).all()) and self.outcome in OUTCOMES
+        )
 
 
 def record(map_name: str, who: str, seed: int, index: int, *, greedy: bool = True) -> Recording:

@@ -202,7 +202,7 @@ def sparkline(rates: tuple[float, ...]) -> str:
 def _metrics(s: Standing) -> tuple[Metrics, str]:
     """Those of a finished cell and what is wrong with its file, or of an unfinished one as far as it is."""
     path = s.folder / "metrics.parquet"
-    if path.is_file():
+    if path.is_file() and (s.folder / "manifest.json").is_file():  # else it is what the cell was before
         try:
             return list(read_metrics(path, s.name).itertuples(index=False, name=None)), ""
         except DataError as error:

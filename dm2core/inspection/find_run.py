@@ -29,6 +29,8 @@ def find_run(text: str, config: Config) -> Found:
     Of a name: the runs that are here come before the published ones, and these before what is only planned.
     """
     path = Path(text)
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())  # configurations name their results from here
     if path.exists() or any(part in KINDS for part in path.parts):
         found = _of_path(path)
         if found is not None:

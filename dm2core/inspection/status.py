@@ -34,7 +34,7 @@ class Status:
         planned = dict.fromkeys(cell for figure in figures for cell in figure_cells(config, figure))
         names = {cell.path for cell in planned}
         others = [cell for name in begun(results) if name not in names and (cell := _cell(name)) is not None]
-        self.config = config
+        self.config, self.planned = config, planned
         self.cells = {cell: standing(results, cell.path, digest=_digest(config, cell)) for cell in planned}
         self.cells |= {cell: standing(results, cell.path) for cell in others}
         needed = dict.fromkeys(name for cell in planned for name in _experts(config, cell))
@@ -82,9 +82,9 @@ class Status:
                 text.append(f", {counts[state]} {state}", STYLES[state])
         speed = sum(s.report.get("per_s", 0.0) for s in self.cells.values() if s.state == "running")
         left = sum(
-            self.config.budget_on(cell.map_name).env_steps * (1 - s.share)
+            s.report.get("total", self.config.budget_on(cell.map_name).env_steps) * (1 - s.share)
             for cell, s in self.cells.items()
-            if s.state != "finished"
+            if s.state == "running" or (s.state != "finished" and cell in self.planned)
         )
         if speed:
             text.append(f"\n{speed:,.0f} env steps/s; all cells in about {_time(left / speed)} at this speed")

@@ -148,7 +148,7 @@ def read_published(file: Path, memory: int) -> Published:
     if code == 0 and found is not None:
         return found
     if code == -signal.SIGXCPU or code == -signal.SIGKILL:
-        said = f"decoding it took more than {SECONDS} s of processor time"
+        said = f"its decoder was killed, after {SECONDS} s of processor time or for want of memory"
     raise DataError(
         f"{file}: refused: {said.splitlines()[-1] if said else f'its decoder died with status {code}'}"
     )

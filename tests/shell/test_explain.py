@@ -64,6 +64,15 @@ def test_one_page_says_what_a_finished_cell_is(
     assert by_path == page
 
 
+def test_an_absolute_path_is_the_relative_one(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that makes the run again has to name it as the configuration does."""
+    monkeypatch.chdir(results.parent)
+    code, page = explained(Path("results"), str(results / "cells" / NAME), capsys)
+    assert code == 0 and f"--forcerun results/cells/{NAME}/metrics.parquet" in page
+
+
 def test_unfinished_and_failed_cells_are_explained_as_far_as_they_are(
     config: Config, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +84,10 @@ def test_unfinished_and_failed_cells_are_explained_as_far_as_they_are(
     (state / "attempts.json").write_text("[{}]")
     code, page = explained(tmp_path, name, capsys)
     assert code == 0 and "stopped" in page and "▁█" in page and "last 1.000" in page
+    old = tmp_path / "cells" / name  # made anew; what it was before still lies there
+    old.mkdir(parents=True)
+    shutil.copy(results / "cells" / NAME / "metrics.parquet", old)
+    assert explained(tmp_path, name, capsys) == (0, page)
     (state / "failure.json").write_text(json.dumps({"what": "value loss is nan", "iteration": 5}))
     assert "failed: iteration 5: value loss is nan" in explained(tmp_path, str(state), capsys)[1]
 

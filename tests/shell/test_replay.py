@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -118,7 +119,14 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     _policy(tmp_path / "policy.safetensors")
     for name in ("broken.safetensors", "broken.npz"):
         (tmp_path / name).write_bytes(b"no")
-    replay.record("3m", "kite", 0, 0).save(tmp_path / "r.npz")
+    battle = replay.record("3m", "kite", 0, 0)
+    battle.save(tmp_path / "r.npz")
+    for name, wrong in (
+        ("short", {"raw": battle.raw[:-1]}),
+        ("odd", {"outcome": "fled"}),
+        ("nan", {"raw": battle.raw * np.nan}),
+    ):
+        dataclasses.replace(battle, **wrong).save(tmp_path / f"{name}.npz")
     shutil.copy(tmp_path / "policy.safetensors", tmp_path / "other.safetensors")
     out = str(tmp_path / "x.gif")
     assert main(["replay", "--who", "kite", "--map", "3m", "--out", str(tmp_path / "k.npz")]) == 0
@@ -138,7 +146,10 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--who", "kite", "--map", "3m", "--out", str(tmp_path / "x.mp4")], EXIT_USAGE),
         (["--who", "kite", "kite", "kite", "--map", "3m", "--out", out], EXIT_USAGE),
         (["--who", str(tmp_path / "r.npz"), "--map", "3s_vs_3z", "--out", out], EXIT_USAGE),
-        (["--who", str(tmp_path / "broken.npz"), "--out", out], EXIT_DATA),
+        *(
+            (["--who", f"{tmp_path}/{bad}.npz", "--out", out], EXIT_DATA)
+            for bad in ("broken", "short", "odd", "nan")
+        ),
         (["--who", str(tmp_path / "broken.safetensors"), "--map", "3m", "--out", out], EXIT_DATA),
         (["--who", str(tmp_path / "other.safetensors"), "--map", "3s_vs_3z", "--out", out], EXIT_DATA),
     ):

@@ -12,7 +12,7 @@ import pytest
 
 from dm2core.cli import main
 from dm2core.config import Config, load_config
-from dm2core.inspection.status import Status, line
+from dm2core.inspection.status import Status, _time, line
 from dm2core.records.lock import cell_lock
 from dm2core.records.progress import CellProgress
 from dm2core.records.standing import standing
@@ -146,6 +146,21 @@ def test_the_grid_shows_every_planned_cell_and_its_state(
     assert "running 40 %" in page and "at this speed" in page
     assert main(["status", *options, "--set", f"results={tmp_path}", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["cells"]) == 10
+
+
+def test_the_time_left_is_that_of_planned_cells_and_of_what_runs(tmp_path: Path) -> None:
+    """Not of cells that somebody once began and no figure plans."""
+    config = smoke(tmp_path)
+    left = str(Status(config, ["demo_ablation"])._summary())
+    assert "env steps/s" not in left
+    report(tmp_path, "3m/ippo/none/seed99", 500)  # unplanned, and silent
+    os.utime(tmp_path / "state/cells/3m/ippo/none/seed99/progress.json", (0, 0))
+    path = report(tmp_path, "3m/ippo/none/seed98", 400)  # unplanned, and running
+    known = json.loads(path.read_text()) | {"per_s": 1.0}
+    path.write_text(json.dumps(known))
+    status = Status(config, ["demo_ablation"])
+    seconds = len(status.planned) * config.budget.env_steps + 600  # seed98 has 1,000 in all
+    assert f"all cells in about {_time(seconds)}" in str(status._summary())
 
 
 def test_a_finished_cell_of_this_configuration_is_done(tmp_path: Path) -> None:
