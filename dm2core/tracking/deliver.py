@@ -67,18 +67,23 @@ class Store:
 
     def _try(self, action: Any) -> Any:
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             return action()
-        except (MlflowException, OSError, ImportError) as error:
+        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
             text = str(error).strip().splitlines() or [type(error).__name__]
+            damaged = isinstance(error, SQLAlchemyError) and self.uri.startswith("sqlite:")
+            to_do = "delete this file if it is damaged, and" if damaged else "nothing is lost,"
             raise ServiceError(
-                f"MLflow at {self.uri}: {text[0][:200]}; nothing is lost, run dm2 track again"
+                f"MLflow at {self.uri}: {text[0][:200]}; {to_do} run dm2 track again"
             ) from None
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
+            if found.lifecycle_stage == "deleted":  # in MLflow's pages; nothing can be added to it then
+                self.client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         place = f"{self._artifacts}/{name}" if self._artifacts else None
         kind = {

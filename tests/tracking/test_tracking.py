@@ -211,6 +211,24 @@ def test_damaged_metrics_and_a_store_without_its_driver_are_one_line(
         Store("postgresql://nobody@127.0.0.1:1/x", Path(tree.results))
 
 
+def test_a_damaged_store_is_one_line_with_its_remedy(tree: Config) -> None:
+    store = Path(tree.results) / "mlflow" / "mlflow.db"
+    store.parent.mkdir(exist_ok=True)
+    store.write_bytes(b"no database at all" * 100)
+    with pytest.raises(ServiceError, match=r"mlflow.db: .*; delete this file if it is damaged, and run dm2"):
+        deliver(tree)
+
+
+def test_an_experiment_that_was_deleted_in_mlflow_comes_back(tree: Config) -> None:
+    deliver(tree)
+    client = Store("", Path(tree.results)).client
+    experiment = client.get_experiment_by_name("demo_ablation")
+    client.delete_experiment(experiment.experiment_id)
+    imported, kept = deliver(tree)
+    assert imported + kept == 4 and same(tree)
+    assert client.get_experiment(experiment.experiment_id).lifecycle_stage == "active"
+
+
 def test_a_running_cell_is_followed_and_then_replaced(tree: Config) -> None:
     results, name = Path(tree.results), "3m/ippo/none/seed78590"
     state = results / "state" / "cells" / name
