@@ -189,7 +189,7 @@ def _check_weapons(scenario: Scenario, where: str) -> None:
 
     From one attack to the next it is more than the period, at its shortest, less a loop.
     """
-    c = scenario.constants
+    c, rate = scenario.constants, float(_data()["constants"]["loops_per_second"])
     for one, other in ((scenario.allies, scenario.enemies), (scenario.enemies, scenario.allies)):
         for a, b in itertools.product(
             dict.fromkeys(unit.name for unit in one), dict.fromkeys(u.name for u in other)
@@ -206,7 +206,7 @@ def _check_weapons(scenario: Scenario, where: str) -> None:
             if shooter.hits == 2 and shooter.hit_gap > loops:
                 raise ConfigError(
                     f"{where}: units.{a}.hit_gap: too long for the period: the next attack, which takes the second "
-                    f"hit's place, comes after {max(loops, 0) / 16:.3f} s at the earliest"
+                    f"hit's place, comes after {max(loops, 0) / rate:.3f} s at the earliest"
                 )
 
 

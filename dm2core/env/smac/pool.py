@@ -119,9 +119,8 @@ def _version() -> str:
 def _environment(folder: Path) -> dict[str, str]:
     """Of a worker: this package's sources, one thread, no proxy to its game, temporary files where they go in time."""
     given, path = os.environ, os.environ.get("PYTHONPATH")
-    if (
-        _ROOT / "pyproject.toml"
-    ).is_file():  # else it is where packages are, and first there would be enum34 of pysc2
+    # An installed package lies among others; first in the path there, pysc2's enum34 would stand in for Python's enum.
+    if (_ROOT / "pyproject.toml").is_file():
         path = os.pathsep.join(filter(None, [str(_ROOT), path]))
     quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
     direct = {name: ",".join(filter(None, [given.get(name), _LOCAL])) for name in ("no_proxy", "NO_PROXY")}
