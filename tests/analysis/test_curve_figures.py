@@ -67,7 +67,7 @@ def test_a_curve_of_the_paper_stands_under_the_first_of_several_teams() -> None:
     assert beside is not None
     shown = {(m, run) for m, run in beside[["map", "condition"]].itertuples(index=False)}
     sets = [(panel.map, run) for panel in made.figures["core"] for run in panel.curves if "dm2@ippo" in run]
-    assert len(sets) == 7 and {one for one in sets if one in shown} == {
+    assert len(sets) == 9 and {one for one in sets if one in shown} == {
         one for one in sets if "-t" not in one[1]
     }
 
