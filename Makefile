@@ -20,7 +20,7 @@ export XDG_DATA_HOME := $(CURDIR)/.cache/data
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 endif
 
-.PHONY: setup demo test test-smac test-slurm check lint drills drills-slurm bench bench-peers figures figures-from-reference campaign begun publish report mlflow clean
+.PHONY: setup demo test test-smac test-slurm check compile lint drills drills-slurm bench bench-peers figures figures-from-reference campaign begun publish report mlflow clean
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -53,11 +53,11 @@ $(STAMP): $(LOCK) pyproject.toml
 	  echo "python3 -m venv failed: install Python 3.11 or 3.12 with its venv package" >&2; exit 1; }
 	# No NVIDIA GPU: the CPU build of torch, a tenth of the download.
 	if ! { command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; }; then \
-	  $(BIN)/pip install -q "torch==$(TORCH)+cpu" 2>/dev/null || \
-	  $(BIN)/pip install -q "torch==$(TORCH)+cpu" --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null || \
+	  $(BIN)/pip install -q --no-compile "torch==$(TORCH)+cpu" 2>/dev/null || \
+	  $(BIN)/pip install -q --no-compile "torch==$(TORCH)+cpu" --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null || \
 	  echo "no CPU build of torch found; taking the default one"; \
 	fi
-	$(BIN)/pip install -q -r $(LOCK)
+	$(BIN)/pip install -q --no-compile -r $(LOCK) # what is imported is compiled then; the rest is a minute's work
 	$(BIN)/pip install -q --no-deps -e .
 	touch $(STAMP)
 
@@ -137,6 +137,11 @@ mlflow: setup
 	MLFLOW_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 $(BIN)/mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) \
 	  --backend-store-uri "sqlite:///$$($(BIN)/dm2 config $(if $(SCALE),--set scale=$(SCALE)) | sed -n 's/^results: //p')/mlflow/mlflow.db"
 
+# The kernels, once and beside the checks: each of the tests' processes would compile them, at the same time.
+compile: setup
+	OMP_NUM_THREADS=1 $(BIN)/dm2 train --config config/config.yaml --set scale=smoke --map 3m --method dm2_sil --seed 1 \
+	  --out .cache/compile >.cache/compile.log 2>&1 || { cat .cache/compile.log >&2; exit 1; }
+
 check: setup
 	$(BIN)/ruff format -q --check .
 	$(BIN)/ruff check -q .
@@ -148,7 +153,8 @@ check: setup
 	$(BIN)/python workflow/scripts/ban_unsafe.py dm2core workflow tests benchmarks
 	echo "checks passed"
 
-test: check
+test: setup
+	$(MAKE) --no-print-directory -j2 check compile
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not smac and not drill"
 
 drills: setup

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
+from dm2core.adam import Adam
 from dm2core.config import Cloning
 from dm2core.demonstrations import AgentDemos, Demonstrations
 from dm2core.finite import NotFinite
@@ -30,7 +31,7 @@ def clone(
 ) -> list[float]:
     """Train in place; mean negative log-likelihood (nats) of an action in each epoch."""
     inputs, actions, weight = _rows(actor, demos)
-    optimizer = torch.optim.Adam(actor.parameters(), lr=cfg.lr, fused=True)
+    optimizer = Adam(actor.parameters(), lr=cfg.lr)
     losses = []
     for _ in range(cfg.epochs):
         hidden = _hidden_states(actor, demos, inputs)
@@ -44,7 +45,7 @@ def clone(
             counted = weight.gather(1, part)
             # Per agent a mean of its own, so that agents do not weigh on each other.
             loss = -(likely * counted).sum(1) / counted.sum(1).clamp(min=1)
-            optimizer.zero_grad(set_to_none=True)
+            actor.zero_grad(set_to_none=True)
             loss.sum().backward()
             optimizer.step()
             total = total - (likely.detach() * counted).sum()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
+from dm2core.adam import Adam
 from dm2core.config import Discriminator, Switches
 from dm2core.finite import require_finite
 from dm2core.fused import discriminator as fused
@@ -56,7 +57,7 @@ BACKENDS: dict[str, Callable[[DiscriminatorNet, Pairs, float, bool], Tensor]] = 
 
 def step(
     net: DiscriminatorNet,
-    optimizer: torch.optim.Adam,
+    optimizer: Adam,
     pairs: Pairs,
     gp_coef: float,
     compute: str = "torch",
@@ -75,7 +76,7 @@ def step(
 
 def update_discriminators(
     net: DiscriminatorNet,
-    optimizer: torch.optim.Adam,
+    optimizer: Adam,
     expert: Episodes,
     policy: Episodes,
     slots: int,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dm2core.adam import Adam
 from dm2core.cloning import clone
 from dm2core.config import CellConfig
 from dm2core.demonstrations import Demonstrations
@@ -31,7 +32,7 @@ from dm2core.torch_rng import torch_stream
 from dm2core.types import BattleEnv
 
 NORM = ("mean", "mean_sq", "debias")  # what ValueNorm keeps
-Part = tuple[str, torch.nn.Module, torch.optim.Adam]
+Part = tuple[str, torch.nn.Module, Adam]
 
 
 class Dm2:
@@ -54,7 +55,7 @@ class Dm2:
             seen = spec.obs_size + int(self.method.sees_actions)
             disc = DiscriminatorNet(spec.n_agents, seen, cell.discriminator.hidden_size)
             self.disc = disc.init(torch_stream(cell.seed, "discriminator")).to(dtype)
-            self.disc_opt = torch.optim.Adam(self.disc.parameters(), lr=cell.discriminator.lr, fused=True)
+            self.disc_opt = Adam(self.disc.parameters(), lr=cell.discriminator.lr)
             self.expert = self._expert(demos)
 
     def _expert(self, demos: Demonstrations | None) -> Episodes | OwnBest:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dm2core import discriminator as disc
 from dm2core import pairs as pairing
+from dm2core.adam import Adam
 from dm2core.batch import Batch
 from dm2core.config import PPO, Switches
 from dm2core.errors import EXIT_DATA, NO_NPZ
@@ -243,7 +244,7 @@ def _check_discriminators(rec: Recording, report: Report) -> Tensor:
         rec.dtype
     )
     rec.load(net, "disc")
-    optimizer = torch.optim.Adam(net.parameters(), lr=DISC_LR, fused=True)
+    optimizer = Adam(net.parameters(), lr=DISC_LR)
     expert = _expert_episodes(rec)
     policy = pairing.policy_episodes(rollout, rec.dtype, terminal_row=True)
     steps = sum(f"agent0/disc/step{k}/alpha" in rec.arrays for k in range(1, 100))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dm2core import gradients
+from dm2core.adam import Adam
 from dm2core.batch import Batch
 from dm2core.config import PPO, Switches
 from dm2core.finite import require_finite
@@ -55,8 +56,8 @@ class Learners:
 
     actor: Actor
     critic: Critic
-    actor_opt: torch.optim.Adam
-    critic_opt: torch.optim.Adam
+    actor_opt: Adam
+    critic_opt: Adam
     value_norm: ValueNorm | None
     backend: Backend
 
@@ -72,8 +73,8 @@ def make_learners(
     if switches.freeze_value_head:
         critic.head.requires_grad_(False)
 
-    def adam(net: nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(_trainable(net), lr=cfg.lr, eps=cfg.adam_eps, fused=True)
+    def adam(net: nn.Module) -> Adam:
+        return Adam(_trainable(net), lr=cfg.lr, eps=cfg.adam_eps)
 
     dtype = actor.head.weight.dtype
     norm = ValueNorm(actor.head.weight.shape[0], dtype) if switches.value_norm == "valuenorm" else None

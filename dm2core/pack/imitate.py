@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
+from dm2core.adam import Adam
 from dm2core.config import Discriminator, Switches
 from dm2core.discriminator import METRICS, backward
 from dm2core.nets import DiscriminatorNet
@@ -37,7 +38,7 @@ class Experts:
 
 def update_pack_discriminators(
     net: DiscriminatorNet,
-    optimizer: torch.optim.Adam,
+    optimizer: Adam,
     experts: Experts,
     played: Played,
     cells: list[int],

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dm2core.adam import Adam
 from dm2core.config import Discriminator
 from dm2core.discriminator import METRICS
 from dm2core.dm2 import Dm2, Part, load_parts, saved_parts
@@ -74,7 +75,7 @@ class PackLearner:
             self.disc = DiscriminatorNet(
                 len(self.imitating) * spec.n_agents, spec.obs_size, cfg.hidden_size
             ).to(device, dtype)
-            self.disc_opt = torch.optim.Adam(self.disc.parameters(), lr=cfg.lr, fused=True)
+            self.disc_opt = Adam(self.disc.parameters(), lr=cfg.lr)
             self._disc_parts = [("disc", self.disc, self.disc_opt)]
             own = [{k: v for k, v in saved[c].items() if _disc(k)} for c in self.imitating]
             load_parts(self._disc_parts, None, stack(own, device))

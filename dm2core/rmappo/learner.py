@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dm2core.adam import Adam
 from dm2core.config import CellConfig, ConfigError
 from dm2core.env.observe import TYPE_BITS
 from dm2core.env.smac.vector import SmacEnv, take_counts
@@ -102,7 +103,7 @@ class RmappoLearner:
             setattr(self.shared.value_norm, key, tensors[f"value_norm/{key}"].clone())
         self.battles.load_tensors(_under(tensors, "battles/"))
 
-    def _parts(self) -> list[tuple[str, torch.nn.Module, torch.optim.Adam]]:
+    def _parts(self) -> list[tuple[str, torch.nn.Module, Adam]]:
         shared = self.shared
         return [("actor", shared.actor, shared.actor_opt), ("critic", shared.critic, shared.critic_opt)]
 

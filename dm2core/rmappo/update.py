@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
+from dm2core.adam import Adam
 from dm2core.config import PPO
 from dm2core.finite import require_finite
 from dm2core.nets import Actor, Critic, RecurrentBody, StackedLayerNorm, StackedLinear
@@ -28,16 +29,16 @@ class Shared:
 
     actor: Actor
     critic: Critic
-    actor_opt: torch.optim.Adam
-    critic_opt: torch.optim.Adam
+    actor_opt: Adam
+    critic_opt: Adam
     value_norm: ValueNorm
 
     @staticmethod
     def of(actor: Actor, critic: Critic, lr: float, adam_eps: float) -> Shared:
         """Fresh optimisers for given networks."""
 
-        def adam(net: nn.Module) -> torch.optim.Adam:
-            return torch.optim.Adam(net.parameters(), lr=lr, eps=adam_eps, fused=True)
+        def adam(net: nn.Module) -> Adam:
+            return Adam(net.parameters(), lr=lr, eps=adam_eps)
 
         return Shared(actor, critic, adam(actor), adam(critic), ValueNorm(1, actor.head.weight.dtype))
 

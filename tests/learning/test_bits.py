@@ -19,6 +19,7 @@ import dm2core.rmappo
 UPDATE = """
 import hashlib
 import torch
+from dm2core.adam import Adam
 from dm2core import discriminator, pairs
 from dm2core.config import Discriminator
 from dm2core.nets import DiscriminatorNet
@@ -33,7 +34,7 @@ g = torch.Generator().manual_seed(0)
 net = DiscriminatorNet(N_AGENTS, OBS, 64).init(g)
 sides = [pairs.policy_episodes(_single(rollout(s)), torch.float32, terminal_row=True) for s in (1, 2)]
 cfg = Discriminator(lr=1e-3, hidden_size=64, steps=3, episodes_per_step=3, gp_coef=10.0)
-adam = torch.optim.Adam(net.parameters(), lr=1e-3)
+adam = Adam(net.parameters(), lr=1e-3)
 discriminator.update_discriminators(net, adam, *sides, LIMIT + 1, cfg, AUTHORS, generator=g, compute="fused")
 digest = hashlib.sha256()
 for module in (actor, critic, net):

@@ -11,6 +11,7 @@ from torch.nn import functional as fn
 
 from dm2core import discriminator as disc
 from dm2core import pairs as pairing
+from dm2core.adam import Adam
 from dm2core.config import Discriminator
 from dm2core.nets import DiscriminatorNet
 from dm2core.reward import imitation_reward
@@ -49,7 +50,7 @@ def test_step_has_the_gradient_of_the_whole_padded_grid(block: int, monkeypatch:
     padded = torch.stack([fn.pad(a, (0, width - len(a))) for a in alphas])
     pairs = pairing.make_pairs(expert, policy, e, p, padded, 4 * slots, AUTHORS)
     compact = net()
-    disc.step(compact, torch.optim.Adam(compact.parameters()), pairs, 10.0)
+    disc.step(compact, Adam(compact.parameters(), lr=1e-3), pairs, 10.0)
 
     plain = net()
     for i in range(N_AGENTS):
@@ -120,7 +121,7 @@ def test_discriminator_learns_which_side_is_which() -> None:
         return pairing.Episodes(torch.cat([obs, torch.zeros(1, OBS)]), start, np.full((N_AGENTS, 20), 5))
 
     d = DiscriminatorNet(N_AGENTS, OBS, 16).init(torch.Generator().manual_seed(0))
-    opt = torch.optim.Adam(d.parameters(), lr=1e-2)
+    opt = Adam(d.parameters(), lr=1e-2)
     cfg = CFG.model_copy(update={"steps": 200, "episodes_per_step": 16})
     g = torch.Generator().manual_seed(1)
     metrics = disc.update_discriminators(d, opt, blob(0.5, 1), blob(-0.5, 2), 5, cfg, AUTHORS, generator=g)

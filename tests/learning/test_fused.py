@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dm2core import discriminator as disc
 from dm2core import pairs as pairing
+from dm2core.adam import Adam
 from dm2core.config import Discriminator, Switches
 from dm2core.env.vector import make_env
 from dm2core.finite import NotFinite
@@ -256,7 +257,7 @@ def test_a_logit_that_is_not_finite_ends_the_step_whether_losses_are_read_or_not
         with torch.no_grad():
             net.head.bias[1] = value
         with pytest.raises(NotFinite, match="discriminator loss of agent 1"):
-            disc.step(net, torch.optim.Adam(net.parameters()), pairs, 10.0, "fused", report)
+            disc.step(net, Adam(net.parameters(), lr=1e-3), pairs, 10.0, "fused", report)
 
 
 def _players() -> tuple[Actor, Critic]:
