@@ -53,11 +53,11 @@ $(STAMP): $(LOCK) pyproject.toml
 	  echo "python3 -m venv failed: install Python 3.11 or 3.12 with its venv package" >&2; exit 1; }
 	# No NVIDIA GPU: the CPU build of torch, a tenth of the download.
 	if ! { command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; }; then \
-	  $(BIN)/pip install -q --no-compile "torch==$(TORCH)+cpu" 2>/dev/null || \
-	  $(BIN)/pip install -q --no-compile "torch==$(TORCH)+cpu" --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null || \
+	  $(BIN)/pip install -q "torch==$(TORCH)+cpu" 2>/dev/null || \
+	  $(BIN)/pip install -q "torch==$(TORCH)+cpu" --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null || \
 	  echo "no CPU build of torch found; taking the default one"; \
 	fi
-	$(BIN)/pip install -q --no-compile -r $(LOCK) # what is imported is compiled then; the rest is a minute's work
+	$(BIN)/pip install -q -r $(LOCK)
 	$(BIN)/pip install -q --no-deps -e .
 	touch $(STAMP)
 
