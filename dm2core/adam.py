@@ -30,7 +30,7 @@ class Adam:
     def step(self) -> None:
         """One step of the parameters that have a gradient."""
         moving = [(p, p.grad) for p in self.params if p.grad is not None]
-        states = [self.state.setdefault(p, {}) or self._begin(p) for p, _ in moving]
+        states = [self.state.get(p) or self._begin(p) for p, _ in moving]
         adam(
             [p for p, _ in moving],
             [grad for _, grad in moving],
