@@ -239,28 +239,17 @@ def test_wilson_interval() -> None:
     assert report.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 
-HOLDS = ["Theorem 1", "Theorem 3", "Corollary 1, with >=", "Lemma 4", "Lemma 5", "Lemma 6"]
-
-
-def test_figure_and_page_come_out_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "TURNS", 40)
-    monkeypatch.setattr(report, "FEW_TURNS", 12)
-    table, lines = report.run(1, 1), report.curves(1)
+def test_figure_and_page_come_out_of_the_table(tmp_path: Path) -> None:
+    table, lines = report.run(1, 2), report.curves(1)
     assert list(table.columns) == COLUMNS
     assert set(table["test"]) == {*(f"T{k}" for k in range(1, 11)), "control"}
     holds = table.groupby("statement")["holds"].all()
-    assert holds[HOLDS].all()
+    assert holds[
+        ["Theorem 1", "Theorem 2", "Theorem 3", "Corollary 1, with >=", "Lemma 4", "Lemma 5", "Lemma 6"]
+    ].all()
     assert not holds["appendix A as printed"]
     for folder in ("a", "b"):
         plot(table, lines, tmp_path / folder)
     assert (tmp_path / "a/theory.pdf").read_bytes() == (tmp_path / "b/theory.pdf").read_bytes()
     assert len(pd.read_csv(tmp_path / "a/theory.csv")) == len(table)
-    assert "| T1 | Theorem 1 | least J - L | 3 | 3 |  |" in page(table, "a game")
-
-
-@pytest.mark.slow
-def test_statements_that_need_all_turns() -> None:
-    """Theorem 2 is about where turns end; on small games it is tested above."""
-    holds = report.run(1, 2).groupby("statement")["holds"].all()
-    assert holds[[*HOLDS, "Theorem 2"]].all()
-    assert not holds["appendix A as printed"]
+    assert "| T1 | Theorem 1 | least J - L | 4 | 4 |  |" in page(table, "a game")
