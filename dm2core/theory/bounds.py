@@ -10,7 +10,8 @@ from dm2core.theory.occupancy import visitation
 
 def matching(game: Game, pi: Array) -> Array:
     """[K, S] probability that an agent takes the expert's action."""
-    out: Array = np.take_along_axis(pi, game.expert[..., None], axis=2)[..., 0]
+    agents, states = np.arange(game.n_agents)[:, None], np.arange(game.n_states)
+    out: Array = pi[agents, states, game.expert]
     return out
 
 

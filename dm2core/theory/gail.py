@@ -14,7 +14,7 @@ import numpy as np
 
 from dm2core.theory.bounds import lower_eps, matching
 from dm2core.theory.games import Array, Game
-from dm2core.theory.occupancy import action_values, best_policy, facing, visitation
+from dm2core.theory.occupancy import action_values, best_policy, expert_visitation, facing, visitation
 
 Form = Literal["neglog_agent", "printed", "logit", "state_logit"]
 FORMS: tuple[Form, ...] = ("neglog_agent", "logit", "printed", "state_logit")
@@ -24,13 +24,13 @@ LEAST = 1e-12  # of an action's probability
 THERE = 1 - 1e-9  # mean probability of the expert's actions beyond which there is nothing left to learn
 
 
-def imitation_reward(game: Game, pi: Array, agent: int, form: Form) -> Array:
-    """r [S, A] of one agent under the optimal discriminator against the current joint policy.
+def imitation_reward(game: Game, pi: Array, agent: int, form: Form, rho: Array | None = None) -> Array:
+    """r [S, A] of one agent under the optimal discriminator against the current joint policy, `rho` its visitation.
 
     neglog_agent is -log of the agent's share, which is 0 off the expert's actions; where neither acts so the share is
     0/0, and 0 is paid, its limit. ValueError: a state is never visited, so that there is no discriminator for it.
     """
-    rho, rho_e = visitation(game, pi), visitation(game, game.expert_policy())
+    rho, rho_e = visitation(game, pi) if rho is None else rho, expert_visitation(game)
     if min(rho.min(), rho_e.min()) <= 0:
         raise ValueError(f"{game.name}: a state is never visited; Condition 1 is needed")
     if form == "state_logit":
@@ -91,14 +91,13 @@ def learn(
     both recomputed for every update. An update is a natural-gradient step pi_i <- pi_i exp(size (1 - gamma) Q_i) / Z,
     or the best response: the best policy against these rewards and the other agents as they are.
     """
-    pi, counted = start.copy(), Updates()
-    rho_e = visitation(game, game.expert_policy())
+    pi, rho, counted = start, visitation(game, start), Updates()
     out: dict[str, list[float]] = {"matching": [], "distance": [], "bound": []}
 
     def note() -> None:
         out["matching"].append(float(matching(game, pi).mean()))
         out["bound"].append(lower_eps(game, pi))
-        out["distance"].append(0.5 * float(np.abs(visitation(game, pi) - rho_e).sum()))
+        out["distance"].append(0.5 * float(np.abs(rho - expert_visitation(game)).sum()))
 
     note()
     for turn in range(turns):
@@ -106,15 +105,15 @@ def learn(
         began, rose = lower_eps(game, pi), False
         away = bool(matching(game, pi)[movers[0]].mean() < THERE)
         for _ in range(steps):
-            moved = {}
+            moved = pi.copy()
             for i in movers:
                 transition, team = facing(game, pi, i)
-                reward = matched * imitation_reward(game, pi, i, form) + task * team
+                reward = matched * imitation_reward(game, pi, i, form, rho) + task * team
                 moved[i] = _updated(pi[i], transition, reward, game.gamma, update, size)
-                if not simultaneous:
-                    _judge(counted, game, pi, i, moved[i], transition, reward)
-            for i, own in moved.items():
-                pi[i] = own
+            moved_rho = visitation(game, moved)
+            if not simultaneous:
+                _judge(counted, game, movers[0], (pi, moved), (rho, moved_rho), transition, reward)
+            pi, rho = moved, moved_rho
             rose = rose or lower_eps(game, pi) > began
         note()
         if not simultaneous and away:
@@ -137,24 +136,32 @@ def _updated(
 
 
 def _judge(
-    counted: Updates, game: Game, pi: Array, agent: int, new: Array, transition: Array, reward: Array
+    counted: Updates,
+    game: Game,
+    agent: int,
+    teams: tuple[Array, Array],
+    rhos: tuple[Array, Array],
+    transition: Array,
+    reward: Array,
 ) -> None:
-    """Add one update, from pi[agent] to `new` under a `reward` that stays, to what was counted."""
-    old, after = pi[agent], pi.copy()
-    after[agent] = new
+    """Add one update of one agent, under a `reward` that stays, to what was counted.
+
+    `teams` are the joint policies before and after it, `rhos` their visitations.
+    """
+    old, new = teams[0][agent], teams[1][agent]
     values = [
         float(game.start @ (own * action_values(transition, reward, own, game.gamma)).sum(1))
         for own in (old, new)
     ]  # the GAIL loss is the expert's value, which stays, less the agent's
     visits = [
-        float(visitation(game, team) @ (team[agent] * reward).sum(1)) / (1 - game.gamma)
-        for team in (pi, after)
+        float(rho @ (own * reward).sum(1)) / (1 - game.gamma)
+        for rho, own in zip(rhos, (old, new), strict=True)
     ]
     scale = 1 + max(abs(value) for value in values)
     gap = abs((values[1] - values[0]) - (visits[1] - visits[0])) / scale
     counted.loss_gap = max(counted.loss_gap, gap)
     expected = ((new - old) * reward).sum(1)
-    match, match_after = matching(game, pi)[agent], matching(game, after)[agent]
+    match, match_after = (matching(game, team)[agent] for team in teams)
     premise = expected > 1e-12
     counted.premises += int(premise.sum())
     counted.refuted += int((premise & (match_after <= match)).sum())

@@ -13,9 +13,9 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Game:
-    """K agents, all with A actions; joint action j stands for `joint[j]`."""
+    """K agents, all with A actions; joint action j stands for `joint[j]`. A game is equal to itself alone."""
 
     name: str
     transition: Array  # [S, J, S]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from dm2core.theory.games import Array, Game
@@ -20,6 +22,12 @@ def visitation(game: Game, pi: Array) -> Array:
     p = np.einsum("sj,sjt->st", joint_policy(game, pi), game.transition)
     out: Array = np.linalg.solve(np.eye(game.n_states) - game.gamma * p.T, (1 - game.gamma) * game.start)
     return out
+
+
+@lru_cache(maxsize=1)  # of the game at hand: every reward of every update asks for it
+def expert_visitation(game: Game) -> Array:
+    """rho [S] of the expert."""
+    return visitation(game, game.expert_policy())
 
 
 def facing(game: Game, pi: Array, agent: int) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.shared_ippo import Settings, SharedIppo, Weights, lives, unconnected
+from benchmarks.shared_ippo import Batch, Settings, SharedIppo, Weights, lives, unconnected
 
 SETTINGS = Settings(
     lr=0.004, anneal_lr=False, num_envs=8, num_steps=24, gru_hidden_dim=32, fc_dim_size=32, update_epochs=4,
@@ -76,15 +76,23 @@ def test_the_gradient_is_autograds_over_every_row() -> None:
 
 
 def test_lives_cover_the_steps_lived_once() -> None:
-    learner = SharedIppo("3m", SETTINGS, seed=4)
-    for _ in range(3):
-        learner.iterate()
-    covered = np.zeros(learner.batch.rewards.shape, dtype=int)
-    row, start, length = lives(learner.batch)
+    """Of battles that begin and agents that die at random, under way or lost already when the stretch begins."""
+    rng, steps, actors = np.random.default_rng(4), 24, 60
+    begun = rng.random((steps + 1, actors)) < 0.15
+    alive = np.zeros_like(begun)
+    lives_on = rng.random(actors) < 0.5
+    for t in range(steps + 1):
+        lives_on = begun[t] | (lives_on & (rng.random(actors) < 0.9))
+        alive[t] = lives_on
+    nothing = np.zeros(0)
+    batch = Batch(**{**dict.fromkeys(Batch._fields, nothing), "alive": alive, "begun": begun})
+    row, start, length = lives(batch)
+    covered = np.zeros((steps, actors), dtype=int)
     for r, t, n in zip(row, start, length, strict=True):
         covered[t : t + n, r] += 1
-        assert not learner.batch.begun[t + 1 : t + n, r].any()
-    np.testing.assert_array_equal(covered, learner.batch.alive[:-1])
+        assert not begun[t + 1 : t + n, r].any()
+    np.testing.assert_array_equal(covered, alive[:-1])
+    assert (np.diff(length) <= 0).all() and (length > 0).all()
 
 
 @pytest.mark.slow

@@ -1,9 +1,10 @@
-"""Snakemake as a user calls it, in a folder of its own; one finished smoke run is shared by all tests."""
+"""Snakemake as a user calls it, in a folder of its own; every file of tests starts from copies of one finished run."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ("--configfile", str(ROOT / "config" / "scale" / "smoke.yaml"))
@@ -54,17 +56,35 @@ def snakemake(folder: Path, *arguments: str) -> Outcome:
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished smoke run with one seed, through the real command line, in a path with a space."""
-    folder = tmp_path_factory.mktemp("smoke run")
-    cores = str(min(2, os.cpu_count() or 1))
-    outcome = snakemake(folder, "--cores", cores, *SMOKE, "--config", "seeds=[112358]")
-    assert outcome.code == 0, outcome.text[-6000:]
-    assert outcome.plan == {
-        "train_expert": 3,
-        "sample_demos": 4,
-        "train_cell": 5,
-        "collect_scores": 1,
-        "plot_demo_ablation": 1,
-    }
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished smoke run with one seed, through the real command line, in a path with a space.
+
+    It is made once for all of pytest's workers: to be copied, not changed.
+    """
+    everybodys = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        everybodys = everybodys.parent
+    folder = everybodys / "smoke run"
+    with FileLock(everybodys / "smoke run.lock"):
+        if not folder.exists():
+            being_made = tmp_path_factory.mktemp("smoke run")
+            cores = str(min(2, os.cpu_count() or 1))
+            outcome = snakemake(being_made, "--cores", cores, *SMOKE, "--config", "seeds=[112358]")
+            assert outcome.code == 0, outcome.text[-6000:]
+            assert outcome.plan == {
+                "train_expert": 3,
+                "sample_demos": 4,
+                "train_cell": 5,
+                "collect_scores": 1,
+                "plot_demo_ablation": 1,
+            }
+            being_made.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smoke(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished smoke run, which tests may add to."""
+    folder = tmp_path_factory.mktemp("copy of the smoke run")
+    shutil.copytree(finished, folder, dirs_exist_ok=True)
     return folder

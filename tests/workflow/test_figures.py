@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,15 @@ CONFIG = load_config(ROOT / "config" / "config.yaml", {"scale": "smoke"})
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All figures at the smoke scale, one seed."""
+def drawn(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All figures at the smoke scale, one seed, with the cells that figure demo_ablation has of them."""
     folder = tmp_path_factory.mktemp("figures")
+    shutil.copytree(finished, folder, dirs_exist_ok=True)
     targets = [f"figures/{name}.pdf" for name in FIGURES]
     cores = str(min(2, os.cpu_count() or 1))
     outcome = snakemake(folder, *targets, "--cores", cores, *SMOKE, "--config", "seeds=[112358]")
     assert outcome.code == 0, outcome.text[-6000:]
+    assert outcome.plan["train_expert"] == 1 and outcome.plan["sample_demos"] == 4
     return folder
 
 

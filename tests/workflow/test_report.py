@@ -23,9 +23,9 @@ CATEGORIES = ("Demonstration ablation", "Verdict", "Theory", "Battles", "Provena
 
 
 @pytest.fixture(scope="session")
-def page(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "run"
-    shutil.copytree(smoke, folder)
+    shutil.copytree(finished, folder)
     outcome = snakemake(folder, "report_parts", "--cores", "2", *SMOKE, *SEED)
     assert outcome.code == 0, outcome.text[-6000:]
     assert set(outcome.plan) == {
