@@ -22,12 +22,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import yaml
-from numba import njit
 from numpy.typing import NDArray
 
+from dm2core.compiler import KERNEL, njit
 from dm2core.env.vector import BattleSim
 from dm2core.fused.body import add_rows, copy_row, gate, gate_back, padded, rectify, rectify_back
-from dm2core.fused.cache import KERNEL
 from dm2core.fused.draw import pick, uniform
 from dm2core.fused.formula import exp32
 from dm2core.fused.lanes import dot
@@ -42,7 +41,6 @@ F32 = NDArray[np.float32]
 GROUP = 48  # lives side by side
 REWARD_SCALE = 0.1  # a won battle pays 20 in SMAC, 2 in SMAX; clipping values is in these units
 UPDATES = 4  # of one repetition
-_KERNEL = KERNEL | {"cache": False}  # numba would not notice a change in the kernels that are called here
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
@@ -198,7 +196,7 @@ def make_work(size_in: int, hidden: int, n_actions: int, steps: int) -> Work:
     return Work(*long, *short, np.zeros(steps + 1, np.int64), n_actions, product_address())
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _forward(o, m, w, k):  # type: ignore[no-untyped-def]
     """From rows o.. of k.x and k.h to the first rows of k.h_next and k.out; m rows."""
     p, e, both = k.product, o + m, 2 * k.h.shape[1]
@@ -213,7 +211,7 @@ def _forward(o, m, w, k):  # type: ignore[no-untyped-def]
     affine(p, k.out[:m], w.b3, k.y2[:m], w.w3)
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _outputs_back(o, m, back, g, k):  # type: ignore[no-untyped-def]
     """From k.d_out to rows o.. of k.d_h, adding to the gradient of everything above the hidden state."""
     p = k.product
@@ -226,7 +224,7 @@ def _outputs_back(o, m, back, g, k):  # type: ignore[no-untyped-def]
     affine(p, k.d_h[o : o + m], back.zero[: k.h.shape[1]], k.d_y2[:m], back.w2)
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _step_back(o, m, before, back, g, k):  # type: ignore[no-untyped-def]
     """From rows o.. of k.d_h to rows `before`.. of it (the step before; below 0: none), adding to the gradient."""
     p, e, size = k.product, o + m, k.h.shape[1]
@@ -250,7 +248,7 @@ def _step_back(o, m, before, back, g, k):  # type: ignore[no-untyped-def]
         accumulate(p, k.d_h[before : before + m], k.d_new_h[:m], back.wh[both:])
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _loss(i, t, r, batch, advantages, share, clip, ent_coef, vf_coef, k, losses):  # type: ignore[no-untyped-def]
     """Gradient of the loss of actor r's step t, row i of the block; losses [3] += policy, value, entropy."""
     out, pi, n_actions = k.out[i], k.d_out[i], k.n_actions
@@ -272,7 +270,7 @@ def _loss(i, t, r, batch, advantages, share, clip, ent_coef, vf_coef, k, losses)
     losses[2] += share * entropy
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _dead(actors, batch, advantages, share, clip, vf_coef, w, back, g, k, losses):  # type: ignore[no-untyped-def]
     """All steps of the listed actors in which they are dead, computed as one."""
     k.x[0, :] = _ZERO
@@ -294,7 +292,7 @@ def _dead(actors, batch, advantages, share, clip, vf_coef, w, back, g, k, losses
     _step_back(0, 1, -1, back, g, k)
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def gradient(  # type: ignore[no-untyped-def]
     row, start, length, actors, batch, advantages, clip, ent_coef, vf_coef, w, back, g, k, losses
 ):
@@ -330,7 +328,7 @@ def gradient(  # type: ignore[no-untyped-def]
             _step_back(o, k.running[s], o - k.running[s - 1] if s > 0 else -1, back, g, k)
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _act(t, obs, keys, n_agents, h, batch, w, k):  # type: ignore[no-untyped-def]
     """Row t of actions, log-probabilities and values, and the next hidden states h [R, H]."""
     k.x[0, :] = _ZERO

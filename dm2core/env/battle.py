@@ -20,12 +20,11 @@ Choices where the engine is not public:
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dm2core.compiler import njit
+from dm2core.compiler import INLINE, KERNEL, njit
 
 # Rows of a battle's float block. COOLDOWN: until the weapon is ready; AIM: time in reach and facing the target;
 # SWING: rest of backswing; SECOND: until the second hit (0: none); QUIET: since damage; HELP: until it may call.
@@ -67,8 +66,6 @@ _ULP53 = 1.0 / 9007199254740992.0
 _NEAR = 3.0  # marchers that run into one who has arrived this close to the goal have arrived too
 
 # Nothing here allocates, so reference counting is off: counting the views of every loop took half of the time.
-_KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
-_INLINE: dict[str, Any] = {**_KERNEL, "forceinline": True}
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -76,7 +73,7 @@ I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _uniform(stream: U64) -> float:
     """Next number in [0, 1) of a battle's stream [2]: key, counter."""
     stream[1] += _ONE
@@ -87,7 +84,7 @@ def _uniform(stream: U64) -> float:
     return float(z >> _S11) * _ULP53
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _turn(f: F64, u: int, ux: float, uy: float, rules: F64) -> float:
     """Turn unit u towards the unit vector (ux, uy); the cosine that is left."""
     fx, fy = f[FACE_X, u], f[FACE_Y, u]
@@ -104,7 +101,7 @@ def _turn(f: F64, u: int, ux: float, uy: float, rules: F64) -> float:
     return gx * ux + gy * uy
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _alert(f: F64, m: I32, u: int, attacker: int) -> None:
     """Enemy u, who has no target, turns on its attacker."""
     m[TARGET, u] = attacker
@@ -115,7 +112,7 @@ def _alert(f: F64, m: I32, u: int, attacker: int) -> None:
     f[AIM, u] = 0.0
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _answer(f: F64, m: I32, u: int, v: int, n_allies: int, rules: F64) -> None:
     """Enemy v, hit by u, turns on u if it has no target, and calls its friends."""
     if m[TARGET, v] < 0 and f[HEALTH, v] > 0.0:
@@ -129,7 +126,7 @@ def _answer(f: F64, m: I32, u: int, v: int, n_allies: int, rules: F64) -> None:
                     _alert(f, m, e, u)
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _hit(f: F64, m: I32, u: int, v: int, table: F64, pairs: F64, rules: F64) -> None:
     """One hit of u on v: shields without armor first, then life; enemies answer and call for help."""
     rest = pairs[DAMAGE, u, v] - f[SHIELD, v]
@@ -147,7 +144,7 @@ def _hit(f: F64, m: I32, u: int, v: int, table: F64, pairs: F64, rules: F64) -> 
         f[Y, v] = _AWAY
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _inside(x: float, y: float, body: float, rules: F64) -> tuple[float, float]:
     """The nearest point at which a disc is within the walkable rectangle."""
     x = min(max(x, rules[X_LOW] + body), rules[X_HIGH] - body)
@@ -155,7 +152,7 @@ def _inside(x: float, y: float, body: float, rules: F64) -> tuple[float, float]:
     return x, y
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _blocker(f: F64, u: int, x: float, y: float, skip: int, pairs: F64) -> int:
     """First living unit that u, coming from where it is, would run into at (x, y); -1 if none."""
     for j in range(f.shape[1]):
@@ -168,7 +165,7 @@ def _blocker(f: F64, u: int, x: float, y: float, skip: int, pairs: F64) -> int:
     return -1
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _near(f: F64, m: I32, u: int, pairs: F64) -> int:
     """List in m[LIST] the units so near that u could run into them within one loop; how many."""
     count = 0
@@ -180,7 +177,7 @@ def _near(f: F64, m: I32, u: int, pairs: F64) -> int:
     return count
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _first(f: F64, m: I32, u: int, x: float, y: float, count: int, pairs: F64) -> int:
     """First of the `count` listed units that u, coming from where it is, would run into at (x, y); -1 if none."""
     for k in range(count):
@@ -194,7 +191,7 @@ def _first(f: F64, m: I32, u: int, x: float, y: float, count: int, pairs: F64) -
     return -1
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _barred(
     f: F64, m: I32, u: int, ux: float, uy: float, step: float, count: int, table: F64, pairs: F64, rules: F64
 ) -> int:
@@ -220,7 +217,7 @@ def _barred(
     return bits
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _pushed(f: F64, u: int, j: int, x: float, y: float, table: F64, pairs: F64, rules: F64) -> bool:
     """Push idle j out of the way of u going to (x, y), if there is room."""
     dx, dy = f[X, j] - x, f[Y, j] - y
@@ -237,7 +234,7 @@ def _pushed(f: F64, u: int, j: int, x: float, y: float, table: F64, pairs: F64, 
     return True
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _detour(
     f: F64,
     m: I32,
@@ -283,7 +280,7 @@ def _detour(
     m[STUCK, u] = 0
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _walk(f: F64, m: I32, u: int, gx: float, gy: float, table: F64, pairs: F64, rules: F64) -> None:
     """One loop of walking towards (gx, gy)."""
     x, y = f[X, u], f[Y, u]
@@ -306,7 +303,7 @@ def _walk(f: F64, m: I32, u: int, gx: float, gy: float, table: F64, pairs: F64, 
     f[Y, u] = ny
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _engage(f: F64, m: I32, u: int, v: int, stream: U64, table: F64, pairs: F64, rules: F64) -> bool:
     """One loop of attacking v: face it, wind up, fire; or True if u must walk to get into reach."""
     dx, dy = f[X, v] - f[X, u], f[Y, v] - f[Y, u]
@@ -342,7 +339,7 @@ def _engage(f: F64, m: I32, u: int, v: int, stream: U64, table: F64, pairs: F64,
     return False
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _look(f: F64, m: I32, u: int, pairs: F64, rules: F64) -> tuple[int, bool]:
     """Best ally that enemy u notices, and whether it is in weapon reach: in reach, then attacking u, then nearest."""
     best, best_score, ready = -1, 1e9, False
@@ -360,7 +357,7 @@ def _look(f: F64, m: I32, u: int, pairs: F64, rules: F64) -> tuple[int, bool]:
     return best, ready
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _choose(f: F64, m: I32, u: int, pairs: F64, rules: F64) -> None:
     """Target of enemy u: keep one in reach, else take one in reach, else keep chasing, else the nearest seen."""
     v = m[TARGET, u]
@@ -389,7 +386,7 @@ def _choose(f: F64, m: I32, u: int, pairs: F64, rules: F64) -> None:
         m[ORDER, u] = MARCH
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _effects(f: F64, m: I32, u: int, table: F64, pairs: F64, rules: F64) -> None:
     """One loop of u's missile: fly, hit."""
     v = m[MISSILE_AT, u]
@@ -407,7 +404,7 @@ def _effects(f: F64, m: I32, u: int, table: F64, pairs: F64, rules: F64) -> None
         f[MISSILE_Y, u] += dy / d * speed
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _loop(f: F64, m: I32, stream: U64, table: F64, pairs: F64, rules: F64) -> None:
     """One game loop of one battle."""
     n_allies = int(rules[N_ALLIES])
@@ -456,7 +453,7 @@ def _loop(f: F64, m: I32, stream: U64, table: F64, pairs: F64, rules: F64) -> No
         _walk(f, m, u, gx, gy, table, pairs, rules)
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _order(f: F64, m: I32, u: int, action: int, rules: F64) -> None:
     """Give ally u SMAC's order 1 stop, 2 north, 3 south, 4 east, 5 west, 6 + j attack enemy j."""
     if action >= 6:
@@ -479,7 +476,7 @@ def _order(f: F64, m: I32, u: int, action: int, rules: F64) -> None:
     f[SWING, u] = 0.0
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _publish(f: F64, row: NDArray[np.float32]) -> None:
     """What the game's API would report, float32 [U, 5]: x, y, health, shield, cooldown. The dead keep stale values."""
     for u in range(f.shape[1]):
@@ -493,7 +490,7 @@ def _publish(f: F64, row: NDArray[np.float32]) -> None:
             row[u, 2] = 0.0
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def begin(
     battles: I64,
     keys: U64,
@@ -536,7 +533,7 @@ def begin(
     return -1
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _first_illegal(battles: I64, actions: I64, avail: NDArray[np.bool_]) -> int:
     """Flat index into actions ([b, A]) of the first one that is not available; -1 if all are, -2 - n if there is no
     battle battles[n]."""
@@ -550,7 +547,7 @@ def _first_illegal(battles: I64, actions: I64, avail: NDArray[np.bool_]) -> int:
     return -1
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def advance(
     battles: I64,
     actions: I64,

@@ -11,17 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from math import isfinite, sqrt
 from numbers import Real
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dm2core.compiler import njit
+from dm2core.compiler import INLINE, KERNEL, njit
 from dm2core.types import EnvSpec
 
 # As in battle.py: nothing allocates, so reference counting is off.
-_KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
-_INLINE: dict[str, Any] = {**_KERNEL, "forceinline": True}
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -161,14 +158,14 @@ def make_encoding(
     )
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _walkable(x: float, y: float, pathing: U8, ground: F64) -> bool:
     """SMAC's can_move test of one point; conversion to a cell truncates towards zero."""
     cx, cy = int(x), int(y)
     return 0 <= cx < ground[SIZE_X] and 0 <= cy < ground[SIZE_Y] and pathing[cx, cy] != 0
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _surroundings(
     row: F32, at: int, x: float, y: float, sizes: I64, ground: F64, pathing: U8, height: F64
 ) -> int:
@@ -197,7 +194,7 @@ def _surroundings(
     return at
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def _show(
     row: F32,
     at: int,
@@ -228,7 +225,7 @@ def _show(
     return at
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def encode(
     battles: I64,
     raw: F32,
@@ -333,7 +330,7 @@ def encode(
                             other[at + last_action[b, i]] = 1.0
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def encode_state(
     raw: F32, last_action: I64, steps: NDArray[np.int32], table: F64, sizes: I64, ground: F64, state: F32
 ) -> None:
@@ -372,7 +369,7 @@ def encode_state(
             row[at] = steps[b] / ground[LIMIT]
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def judge(
     battles: I64,
     before: F32,
@@ -436,7 +433,7 @@ def judge(
         reward[n] = total / scale
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def visibility(raw: F32, n_agents: int, seen: BOOL) -> None:
     """Rewrite seen [B, A, U]: agent i sees unit j, both alive, nearer than the sight range, not itself."""
     for b in range(raw.shape[0]):

@@ -7,7 +7,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from dm2core.compiler import njit
+from dm2core.compiler import KERNEL, njit
 from dm2core.fused.body import (
     BLOCK,
     above,
@@ -18,7 +18,6 @@ from dm2core.fused.body import (
     recall_shared,
     remember_shared,
 )
-from dm2core.fused.cache import KERNEL
 from dm2core.fused.draw import pick, uniform
 from dm2core.fused.fold import fold
 from dm2core.fused.lanes import squares, total

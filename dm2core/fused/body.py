@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dm2core.compiler import njit
-from dm2core.fused.cache import INLINE, KERNEL
+from dm2core.compiler import INLINE, KERNEL, njit
 from dm2core.fused.formula import Numbers, on_rows, sigmoid, tanh
 from dm2core.fused.lanes import LANES, dot, squares, total
 from dm2core.fused.tiles import PAD, accumulate, affine, product_address

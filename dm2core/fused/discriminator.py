@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as fn
 
-from dm2core.compiler import njit
+from dm2core.compiler import KERNEL, njit
 from dm2core.fused.body import copy_row, padded
-from dm2core.fused.cache import KERNEL
 from dm2core.fused.formula import Numbers, exp32, on_rows, sigmoid, tanh
 from dm2core.fused.lanes import dot, prefetch
 from dm2core.fused.tiles import accumulate, affine, product_address

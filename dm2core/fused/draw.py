@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dm2core.compiler import njit
-from dm2core.fused.cache import KERNEL
+from dm2core.compiler import KERNEL, njit
 
 
 @njit(**KERNEL)

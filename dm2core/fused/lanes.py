@@ -15,8 +15,7 @@ from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-from dm2core.compiler import njit
-from dm2core.fused.cache import INLINE
+from dm2core.compiler import INLINE, njit
 
 LANES = 16
 

@@ -9,7 +9,7 @@ from math import log
 
 import numpy as np
 
-from dm2core.compiler import njit
+from dm2core.compiler import KERNEL, njit
 from dm2core.fused.body import (
     BLOCK,
     above,
@@ -24,7 +24,6 @@ from dm2core.fused.body import (
     recall_shared,
     remember_shared,
 )
-from dm2core.fused.cache import KERNEL
 from dm2core.fused.formula import exp32
 from dm2core.fused.lanes import dot
 

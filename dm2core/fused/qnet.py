@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as fn
 
-from dm2core.compiler import njit
+from dm2core.compiler import KERNEL, njit
 from dm2core.fused.body import F32, add_rows, copy, copy_row, gate, gate_back, padded, rectify, rectify_back
-from dm2core.fused.cache import KERNEL
 from dm2core.fused.draw import pick, uniform
 from dm2core.fused.formula import on_rows
 from dm2core.fused.tiles import accumulate, affine, product_address

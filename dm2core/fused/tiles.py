@@ -15,8 +15,7 @@ from numba import cfunc, types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-from dm2core.compiler import njit
-from dm2core.fused.cache import KERNEL
+from dm2core.compiler import KERNEL, njit
 
 # Twelve or twenty-four accumulators, two or four vectors of b, one of a: what 16 or 32 vector registers hold.
 WIDE = bool(llvm.get_host_cpu_features().get("avx512f"))

@@ -16,12 +16,11 @@ train_smac.py sets them: use_state_agent, use_mustalive and add_center_xy on, al
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dm2core.compiler import njit
+from dm2core.compiler import KERNEL, njit
 from dm2core.env.observe import (
     BOOL,
     COOLDOWN_SCALE,
@@ -45,8 +44,6 @@ from dm2core.env.observe import (
 )
 from dm2core.env.smac.vector import SmacEnv
 from dm2core.env.vector import BattleSim
-
-_KERNEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
 
 
 class AgentState:
@@ -76,7 +73,7 @@ class AgentState:
         return self._rows
 
 
-@njit(**_KERNEL)
+@njit(**KERNEL)
 def _encode(raw: F32, last_action: I64, avail: BOOL, table: F64, sizes: I64, ground: F64, rows: F32) -> None:
     """Rewrite rows [N, B, S] from raw [B, U, 5]."""
     n_agents, n_enemies, types = int(sizes[N_AGENTS]), int(sizes[N_ENEMIES]), int(sizes[TYPE_BITS])
