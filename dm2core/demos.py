@@ -87,7 +87,7 @@ def load_expert(folder: Path, map_name: str, demos: DemoSet) -> Expert:
         found = f"{config['method']} on {config['map_name']}"
         raise DataError(f"{folder}: holds {found}, but {demos.expert} on {map_name} is needed")
     metrics = read_file(folder / "metrics.parquet", metrics_sha256)
-    table = pq.read_table(pa.BufferReader(metrics)).to_pylist()
+    table = pq.ParquetFile(pa.BufferReader(metrics)).read().to_pylist()  # read_table would import pandas
     kept = "eval/win_rate" if demos.select.startswith("e") else "eval_sampled/win_rate"
     rates = [(row["env_steps"], row["value"]) for row in table if row["key"] == kept]
     env_steps = choose_checkpoint(rates, demos)
