@@ -16,7 +16,6 @@ from matplotlib.patches import Patch
 from dm2core.analysis.figures import (
     PAPER_TITLE,
     UNSTAMPED,
-    WITH_PAPER,
     Stamp,
     band_label,
     curves,
@@ -24,10 +23,7 @@ from dm2core.analysis.figures import (
     map_panels,
     save,
 )
-from dm2core.analysis.grid import curve_cells
 from dm2core.analysis.output import write_csv
-from dm2core.analysis.scores import card_win_rates, load_cell, read_json
-from dm2core.config import Config
 from dm2core.methods import split_method, split_run
 
 NAMES = {
@@ -59,46 +55,6 @@ SPARE = ("#56B4E9", "#999999", "#8C510A", "#F0E442")  # for a method whose colou
 LAST = "#666666"  # when all others are taken
 CROWDED = 5  # above so many curves a panel's single runs hide each other; the CSV has them
 SHADES = {"dm2": "viridis", "gail_only": "autumn", "dm2_state_action": "autumn"}
-PAPER_FILES = {
-    "core": "fig2_core.csv",
-    "core_extra": "fig4_core_extra.csv",
-    "bc_pretrain": "fig5_bc_pretrain.csv",
-    "gail_only": "fig6_gail_only.csv",
-    "demo_quality": "fig7_demo_quality.csv",
-    "qmix_arch": "fig8_qmix_arch.csv",
-    "state_action": "nb_state_action.csv",
-}
-PAPER_MAPS = {
-    "5v6": "5m_vs_6m",
-    "3sv4z": "3s_vs_4z",
-    "3sv3z": "3s_vs_3z",
-    "3sv5z": "3s_vs_5z",
-    "8v9": "8m_vs_9m",
-}
-
-
-def collect_figure(config: Config, figure: str) -> pd.DataFrame:
-    """Every evaluation of every cell of a figure, a row each; `condition` is the curve's run as configured."""
-    parts = []
-    for panel in config.figures[figure]:
-        for run in panel.curves:
-            cells = curve_cells(config, panel, run)
-            parts += [load_cell(config, cell).assign(condition=run) for cell in cells]
-    columns = ["map", "condition", "method", "demos", "seed", "env_steps", "win_rate"]
-    return pd.concat(parts, ignore_index=True)[columns].drop_duplicates()
-
-
-def collect_teams(config: Config, figure: str) -> pd.DataFrame:
-    """Measured win rate of whoever played each demonstration set [map, condition, win_rate], mean over teams."""
-    rows = []
-    for panel in config.figures[figure]:
-        for run in panel.curves:
-            demos = split_run(run)[1]
-            if demos != "none":
-                card = Path(config.results) / "demos" / panel.map / demos / "card.json"
-                rates = card_win_rates(read_json(card, f"demonstrations {demos}"))
-                rows.append((panel.map, run, sum(rates) / len(rates)))
-    return pd.DataFrame(rows, columns=["map", "condition", "win_rate"])
 
 
 def label(run: str) -> str:
@@ -129,23 +85,6 @@ def colours(runs: list[str]) -> dict[str, tuple[float, float, float]]:
         shades = mpl.colormaps[SHADES.get(base, "turbo")](np.linspace(*ends, len(shaded)))
         out.update(zip(shaded, map(mpl.colors.to_rgb, shades), strict=True))
     return out
-
-
-def paper_curves(config: Config, figure: str, folder: Path) -> pd.DataFrame | None:
-    """The paper's curves of this figure under our conditions' names, at scales that show them."""
-    if config.scale not in WITH_PAPER or figure not in PAPER_FILES:
-        return None
-    table = pd.read_csv(folder / PAPER_FILES[figure]).replace({"map": PAPER_MAPS})
-    parts = []
-    for panel in config.figures[figure]:
-        shown: set[str] = set()
-        for run, theirs in panel.curves.items():
-            if theirs in shown:  # it is of no team of ours: once, under the first of several teams
-                continue
-            shown.add(theirs)
-            chosen = table[(table["map"] == panel.map) & (table["condition"] == theirs)]
-            parts.append(chosen.assign(condition=run)[["map", "condition", "env_steps", "win_rate"]])
-    return pd.concat(parts, ignore_index=True)
 
 
 def plot_curves(

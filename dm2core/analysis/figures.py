@@ -54,7 +54,6 @@ NOTES = {
 GAME_NOTES = {**NOTES, "quick": "scale quick: reduced budgets; StarCraft II", "paper": "StarCraft II"}
 PAPER_TITLE = "the paper, StarCraft II"
 MOST_IN_A_ROW = 4  # panels
-WITH_PAPER = ("paper", "campaign")  # scales whose figures show the paper's curves
 NOT_FOR_PUBLICATION = "not for publication"
 
 
@@ -262,19 +261,6 @@ def band_label(counts: Sequence[int]) -> str:
         return "bold: n = 1 seed, so no band"
     seeds = f"n = {most}" if least == most else f"n = {least} to {most}"
     return f"bold: mean; band: mean ± 1 SD across {seeds} seeds"
-
-
-def paper_file(folder: Path, expert: str) -> Path | None:
-    """The paper's Fig. 3 for these demonstrators: of 5M or 7M env steps on 5m_vs_6m, which win 0.31 and 0.48."""
-    five, seven = "fig3_ablation_demo5m.csv", "fig3_ablation_demo7m.csv"
-    names = {"ippo-s5000k": five, "ippo-q30": five, "ippo-s7000k": seven, "ippo-q50": seven}
-    name = names.get(expert)
-    return folder / name if name else None
-
-
-def paper_curves(path: Path) -> pd.DataFrame:
-    """Its curves, under our names of the maps."""
-    return pd.read_csv(path).replace({"map": {"5v6": "5m_vs_6m"}})
 
 
 def save(figure: Figure, stem: Path, stamp: Stamp = UNSTAMPED) -> None:

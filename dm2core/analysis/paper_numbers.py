@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dm2core.analysis.claims import Arm, Claims, Level, Metric
-from dm2core.analysis.curve_figures import PAPER_MAPS
+from dm2core.analysis.paper_curves import PAPER_MAPS
 from dm2core.analysis.stats.curve import early
 from dm2core.errors import DataError
 

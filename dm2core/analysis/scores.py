@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from dm2core.analysis.grid import VARIANTS, Cell, cells, demo_ids, packed
+from dm2core.analysis.grid import VARIANTS, Cell, cells, curve_cells, demo_ids, packed
 from dm2core.config import Config, cell_config, of_any_team
 from dm2core.errors import DataError
+from dm2core.methods import split_run
 from dm2core.records.verify import left_out
 
 WIN_RATE = "eval/win_rate"  # greedy policies on the same battles for every cell
@@ -124,6 +125,30 @@ def collect_demonstrators(config: Config, map_name: str) -> pd.DataFrame:
         for team, win_rate in enumerate(card_win_rates(card)):
             rows.append((map_name, condition("dm2", demos), demos, team, win_rate))
     return pd.DataFrame(rows, columns=["map", "condition", "demos", "team", "win_rate"])
+
+
+def collect_figure(config: Config, figure: str) -> pd.DataFrame:
+    """Every evaluation of every cell of a figure, a row each; `condition` is the curve's run as configured."""
+    parts = []
+    for panel in config.figures[figure]:
+        for run in panel.curves:
+            cells = curve_cells(config, panel, run)
+            parts += [load_cell(config, cell).assign(condition=run) for cell in cells]
+    columns = ["map", "condition", "method", "demos", "seed", "env_steps", "win_rate"]
+    return pd.concat(parts, ignore_index=True)[columns].drop_duplicates()
+
+
+def collect_teams(config: Config, figure: str) -> pd.DataFrame:
+    """Measured win rate of whoever played each demonstration set [map, condition, win_rate], mean over teams."""
+    rows = []
+    for panel in config.figures[figure]:
+        for run in panel.curves:
+            demos = split_run(run)[1]
+            if demos != "none":
+                card = Path(config.results) / "demos" / panel.map / demos / "card.json"
+                rates = card_win_rates(read_json(card, f"demonstrations {demos}"))
+                rows.append((panel.map, run, sum(rates) / len(rates)))
+    return pd.DataFrame(rows, columns=["map", "condition", "win_rate"])
 
 
 def card_win_rates(card: dict[str, Any]) -> list[float]:

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from dm2core.analysis.curve_figures import CROWDED, colours, draw_panel, label, paper_curves, plot_curves
+from dm2core.analysis.curve_figures import CROWDED, colours, draw_panel, label, plot_curves
 from dm2core.analysis.figures import curves, map_panels
 from dm2core.analysis.grid import all_cells, cells_of, figure_cells, replayed_cell
+from dm2core.analysis.paper_curves import figure_curves
 from dm2core.analysis.switchboard import plot_switchboard, summary
 from dm2core.config import FIGURES, Config, ConfigError, cell_config, load_config
 
@@ -48,12 +49,12 @@ def test_same_data_same_bytes_and_every_seed_in_the_csv(tmp_path: Path) -> None:
 
 def test_the_papers_curves_stand_beside_ours_at_its_own_scale_only() -> None:
     folder = ROOT / "resources" / "paper_curves"
-    assert paper_curves(config("quick"), "core", folder) is None
+    assert figure_curves(config("quick"), "core", folder) is None
     for name in FIGURES:
         if name in ("switchboard", "methods", "tuning", "ablation_elsewhere"):
-            assert paper_curves(config("paper"), name, folder) is None
+            assert figure_curves(config("paper"), name, folder) is None
             continue
-        beside = paper_curves(config("paper"), name, folder)
+        beside = figure_curves(config("paper"), name, folder)
         assert beside is not None
         for panel in config("paper").figures[name]:
             for run, theirs in panel.curves.items():
@@ -63,7 +64,7 @@ def test_the_papers_curves_stand_beside_ours_at_its_own_scale_only() -> None:
 
 def test_a_curve_of_the_paper_stands_under_the_first_of_several_teams() -> None:
     made = config("campaign")
-    beside = paper_curves(made, "core", ROOT / "resources" / "paper_curves")
+    beside = figure_curves(made, "core", ROOT / "resources" / "paper_curves")
     assert beside is not None
     shown = {(m, run) for m, run in beside[["map", "condition"]].itertuples(index=False)}
     sets = [(panel.map, run) for panel in made.figures["core"] for run in panel.curves if "dm2@ippo" in run]

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dm2core.analysis.figures import COLOURS, band_label, curves, paper_curves, paper_file, plot_demo_ablation
+from dm2core.analysis.figures import COLOURS, band_label, curves, plot_demo_ablation
+from dm2core.analysis.paper_curves import ablation_curves, ablation_file
 from dm2core.analysis.scores import CONDITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,22 +97,22 @@ def test_every_condition_has_a_colour_of_its_own() -> None:
 
 def test_paper_curves_exist_for_the_papers_demonstrators_only(tmp_path: Path) -> None:
     folder = ROOT / "resources" / "paper_curves"
-    path = paper_file(folder, "ippo-s5000k")
+    path = ablation_file(folder, "ippo-s5000k")
     assert path is not None
-    theirs = paper_curves(path)
+    theirs = ablation_curves(path)
     assert set(theirs["map"]) == {"5m_vs_6m"} and len(theirs) == 4 * 41
-    assert paper_file(folder, "ippo-q30") == path  # what they win, 0.31, instead of how long they trained
-    assert paper_file(folder, "ippo-q90") is None
+    assert ablation_file(folder, "ippo-q30") == path  # what they win, 0.31, instead of how long they trained
+    assert ablation_file(folder, "ippo-q90") is None
     table = scores().assign(map="5m_vs_6m")
     plot_demo_ablation(table, teams().assign(map="5m_vs_6m"), tmp_path, paper=theirs)
 
 
 def test_the_papers_curves_may_have_a_panel_of_their_own(tmp_path: Path) -> None:
-    path = paper_file(ROOT / "resources" / "paper_curves", "ippo-q30")
+    path = ablation_file(ROOT / "resources" / "paper_curves", "ippo-q30")
     assert path is not None
     table, team = scores().assign(map="5m_vs_6m"), teams().assign(map="5m_vs_6m")
-    plot_demo_ablation(table, team, tmp_path / "one", paper=paper_curves(path))
-    plot_demo_ablation(table, team, tmp_path / "two", paper=paper_curves(path), beside=True)
+    plot_demo_ablation(table, team, tmp_path / "one", paper=ablation_curves(path))
+    plot_demo_ablation(table, team, tmp_path / "two", paper=ablation_curves(path), beside=True)
     widths = [
         matplotlib.image.imread(tmp_path / name / "demo_ablation.png").shape[1] for name in ("one", "two")
     ]

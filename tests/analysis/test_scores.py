@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +104,8 @@ def test_demonstrators_come_from_the_cards(finished: Config) -> None:
     assert dict(zip(teams["condition"], teams["win_rate"], strict=True)) == pytest.approx(
         dict(zip(grid.VARIANTS, [0.0, 0.1, 0.2, 0.3], strict=True))
     )
+
+
+def test_tables_and_verdict_are_made_without_matplotlib() -> None:
+    code = "import sys; from workflow.scripts import collect, judge; raise SystemExit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

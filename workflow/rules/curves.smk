@@ -10,7 +10,7 @@ rule collect_figure:
         manifests=figure_manifests,
         cards=figure_cards,
         script=f"{SCRIPTS}/collect.py",
-        code=[f"{ANALYSIS}/scores.py", f"{ANALYSIS}/curve_figures.py"],
+        code=f"{ANALYSIS}/scores.py",
     output:
         parquet=f"{RESULTS}/tables/figures/{{figure}}.parquet",
         csv=f"{RESULTS}/tables/figures/{{figure}}.csv",
@@ -43,7 +43,7 @@ rule plot_figure:
             f"{RESULTS}/tables/figures/{{figure}}.manifest.json",
         ],
         script=f"{SCRIPTS}/plot_figure.py",
-        code=[f"{ANALYSIS}/{name}.py" for name in ("figures", "curve_figures", "switchboard")],
+        code=[f"{ANALYSIS}/{name}.py" for name in ("figures", "curve_figures", "paper_curves", "switchboard")],
         paper=f"{workflow.basedir}/resources/paper_curves",
     output:
         pdf=report(

@@ -8,7 +8,7 @@ rule plot_demo_ablation:
         demonstrators=[f"{RESULTS}/tables/{name}_demonstrators.csv" for name in CONFIG.demo_ablation.maps],
         manifests=[f"{RESULTS}/tables/{name}.manifest.json" for name in CONFIG.demo_ablation.maps],
         script=f"{SCRIPTS}/plot_demo_ablation.py",
-        code=f"{ANALYSIS}/figures.py",
+        code=[f"{ANALYSIS}/figures.py", f"{ANALYSIS}/paper_curves.py"],
     output:
         pdf=report(
             "figures/demo_ablation.pdf",

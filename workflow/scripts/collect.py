@@ -10,10 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dm2core.analysis.curve_figures import collect_figure, collect_teams
 from dm2core.analysis.grid import cells, figure_cells
 from dm2core.analysis.output import write_csv, write_parquet
-from dm2core.analysis.scores import collect_demonstrators, collect_scores, files_of
+from dm2core.analysis.scores import (
+    collect_demonstrators,
+    collect_figure,
+    collect_scores,
+    collect_teams,
+    files_of,
+)
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError, guarded
 from dm2core.records.manifest import Job, hash_file

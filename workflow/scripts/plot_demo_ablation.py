@@ -9,15 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dm2core.analysis.figures import (
-    GAME_NOTES,
-    NOTES,
-    WITH_PAPER,
-    Stamp,
-    paper_curves,
-    paper_file,
-    plot_demo_ablation,
-)
+from dm2core.analysis.figures import GAME_NOTES, NOTES, Stamp, plot_demo_ablation
+from dm2core.analysis.paper_curves import WITH_PAPER, ablation_curves, ablation_file
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError, guarded
 from dm2core.records.manifest import Job, hash_file
@@ -39,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     maps, expert = config.demo_ablation.maps, config.demo_ablation.expert
     ends = (".parquet", "_demonstrators.csv", ".manifest.json")
     used = [args.tables / f"{name}{end}" for name in maps for end in ends]
-    published = paper_file(PAPER, expert) if config.scale in WITH_PAPER else None
+    published = ablation_file(PAPER, expert) if config.scale in WITH_PAPER else None
     used += [args.config, *([published] if published else [])]
     try:
         job = Job("figure", hash_file(args.config), used, seeds=config.seeds)
@@ -48,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"{error}; run: snakemake", file=sys.stderr)
         return 65
-    theirs, beside = paper_curves(published) if published else None, config.scale == "campaign"
+    theirs, beside = ablation_curves(published) if published else None, config.scale == "campaign"
     note = (GAME_NOTES if config.env == "smac" else NOTES)[config.scale]
     stamp = Stamp.of(job.made_from, job.reasons)
     plot_demo_ablation(scores, teams, args.out, note=note, paper=theirs, beside=beside, stamp=stamp)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dm2core.analysis.curve_figures import PAPER_FILES, paper_curves, plot_curves
-from dm2core.analysis.figures import GAME_NOTES, NOTES, WITH_PAPER, Stamp
+from dm2core.analysis.curve_figures import plot_curves
+from dm2core.analysis.figures import GAME_NOTES, NOTES, Stamp
+from dm2core.analysis.paper_curves import PAPER_FILES, WITH_PAPER, figure_curves
 from dm2core.analysis.switchboard import plot_switchboard
 from dm2core.config import ConfigError, load_config
 from dm2core.errors import DataError, guarded
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.figure == "switchboard":
         plot_switchboard(scores, args.out, note=note, stamp=stamp)
     else:
-        theirs, beside = paper_curves(config, args.figure, PAPER), config.scale == "campaign"
+        theirs, beside = figure_curves(config, args.figure, PAPER), config.scale == "campaign"
         plot_curves(args.figure, scores, teams, args.out, note=note, paper=theirs, beside=beside, stamp=stamp)
     made = [args.out / f"{args.figure}.{end}" for end in ("pdf", "png", "csv")]
     job.finish(args.out / f"{args.figure}.manifest.json", made)
