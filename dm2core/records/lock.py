@@ -70,11 +70,14 @@ def cell_lock(folder: Path, *, wait: bool = False) -> Iterator[CellLock]:
             os.close(handle)
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, tries: int = 20) -> int:
+    """A holder that is done may remove the folder between the two steps; a path that leads nowhere ends the tries."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and tries > 1:
+            return _open(path, tries - 1)
         raise WriteError(f"{path}: cannot be created ({error.strerror})") from None
 
 

@@ -263,6 +263,28 @@ def test_one_process_per_cell(cells: Cells, tmp_path: Path) -> None:
     assert TryAgain("").exit_code == EXIT_AGAIN
 
 
+def test_a_folder_that_its_last_holder_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, made = tmp_path / "state", []
+
+    def mkdir(path: Path, **how: bool) -> None:
+        os.mkdir(path)
+        made.append(path)
+        if len(made) == 1:  # between making the folder and the lock in it
+            path.rmdir()
+
+    monkeypatch.setattr("dm2core.records.lock.Path.mkdir", mkdir)
+    with cell_lock(folder) as lock:
+        lock.check()
+    assert made == [folder, folder]
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / "lock").symlink_to(tmp_path / "gone" / "lock")
+    monkeypatch.undo()
+    with pytest.raises(WriteError, match="cannot be created"), cell_lock(tmp_path / "nowhere"):
+        pass
+
+
 def test_a_file_system_without_locks_is_refused_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
