@@ -132,8 +132,8 @@ def collect_figure(config: Config, figure: str) -> pd.DataFrame:
     parts = []
     for panel in config.figures[figure]:
         for run in panel.curves:
-            cells = curve_cells(config, panel, run)
-            parts += [load_cell(config, cell).assign(condition=run) for cell in cells]
+            for cell in curve_cells(config, panel, run):
+                parts.append(load_cell(config, cell).assign(condition=run))
     columns = ["map", "condition", "method", "demos", "seed", "env_steps", "win_rate"]
     return pd.concat(parts, ignore_index=True)[columns].drop_duplicates()
 
