@@ -1,7 +1,8 @@
 """One writer per cell: a lock on its state folder that the kernel frees when the process dies.
 
 Where locks of files do nothing, as on some network disks, the name in the lock file decides: the process that wrote
-it last is the holder, and any other stops before its next checkpoint.
+it last is the holder, and any other stops before its next checkpoint. The name says since when, because containers may
+share a host's name and number their processes alike.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from dm2core.errors import TryAgain, WriteError
@@ -46,7 +48,7 @@ def cell_lock(folder: Path, *, wait: bool = False) -> Iterator[CellLock]:
 
     If somebody else holds it, TryAgain names them at once, or with `wait` this one queues: a scheduler's second job
     for a cell whose first one still runs would otherwise use up its retries. The holder removes the folder at its end,
-    so a lock counts only while its file is the one that lies there.
+    so a lock counts only while its file is the one that lies there. Where nothing was begun, no folder stays behind.
     """
     path, waited = folder / "lock", False
     while True:
@@ -62,12 +64,28 @@ def cell_lock(folder: Path, *, wait: bool = False) -> Iterator[CellLock]:
                 waited = True
                 time.sleep(LOOK_S)
             elif _lies_there(handle, path):
-                name = f"process {os.getpid()} on {socket.gethostname()}"
-                _sign(handle, path, name)
-                yield CellLock(path, name, waited)
+                lock = CellLock(path, _name(), waited)
+                _sign(handle, path, lock.name)
+                try:
+                    yield lock
+                finally:
+                    _leave_no_lock_alone(lock)
                 return
         finally:
             os.close(handle)
+
+
+def _name() -> str:
+    since = datetime.now().isoformat(timespec="microseconds")
+    return f"process {os.getpid()} since {since} on {socket.gethostname()}"
+
+
+def _leave_no_lock_alone(lock: CellLock) -> None:
+    with suppress(OSError, TryAgain):
+        if all(path == lock.path for path in lock.path.parent.iterdir()):
+            lock.check()
+            lock.path.unlink()
+            lock.path.parent.rmdir()
 
 
 def _open(path: Path, tries: int = 20) -> int:

@@ -252,12 +252,16 @@ def test_a_finished_cell_is_not_lost_to_another_nor_to_a_refusal(
     with pytest.raises(DataError, match="demos"):
         train_cell(cell, out, state, tmp_path / "demos")
     assert outputs(out) == before and train.is_finished(cell, out)
+    assert not state.exists(), "what was never begun leaves no state"
 
 
 def test_one_process_per_cell(cells: Cells, tmp_path: Path) -> None:
     cell, _ = cells["ippo"]
     began = time.monotonic()
-    with cell_lock(tmp_path / "state"), pytest.raises(TryAgain, match=f"process {os.getpid()} on "):
+    with (
+        cell_lock(tmp_path / "state"),
+        pytest.raises(TryAgain, match=f"in use by process {os.getpid()} since 20"),
+    ):
         train_cell(cell, tmp_path / "out", tmp_path / "state", None)
     assert time.monotonic() - began < 2
     assert TryAgain("").exit_code == EXIT_AGAIN
