@@ -16,6 +16,7 @@ from dm2core.strict import ConfigError, Strict, read_yaml, unknown, validated
 Steps = Annotated[int, Field(gt=0)]
 Metric = Literal["auc", "final", "early", "margin"]
 Direction = Literal["above", "below", "equal"]
+Source = Literal["text", "figures", "notebook", "ours"]
 
 
 class Level(Strict):
@@ -74,6 +75,9 @@ class Claim(Strict):
     id: str
     statement: str
     place: str
+    source: Source = (
+        "text"  # of the paper; its figures alone; the notebook released with it; or nothing of theirs
+    )
     metric: Metric
     direction: Direction
     smallest_effect: float = Field(gt=0.0, le=1.0)

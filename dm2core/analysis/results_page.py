@@ -20,7 +20,11 @@ from dm2core.errors import DataError
 from dm2core.records.manifest import CellManifest, read_manifest
 
 LEARNT = 0.8  # win rate of one evaluation
-OURS = "ours"  # a claim's place, where the paper does not ask it
+SOURCES = {  # of claims that the paper's text does not make
+    "figures": "of the paper's figures alone",
+    "notebook": "of its notebook",
+    "ours": "ours: not the paper's, or on a map where it has no number",
+}
 
 
 def verdict_block(judged: pd.DataFrame) -> str:
@@ -29,7 +33,7 @@ def verdict_block(judged: pd.DataFrame) -> str:
     tested = claims[claims["outcome"] != "not tested"]
     rows = [
         [
-            f"{row['claim']}{' (ours)' if _ours(row) else ''}: {row['statement']}",
+            f"{row['claim']}{f' ({source})' if (source := _source(row)) != 'text' else ''}: {row['statement']}",
             row["map"],
             _signed(row["paper"]),
             f"{_signed(row['difference'])} [{_signed(row['low'])}, {_signed(row['high'])}]",
@@ -57,18 +61,19 @@ def _tally(claims: pd.DataFrame) -> str:
     for outcome in OUTCOMES:
         rows = single[single["outcome"] == outcome]
         firm = [] if outcome == "not tested" else [not other_outcomes(row) for _, row in rows.iterrows()]
-        ours = sum(_ours(row) for _, row in rows.iterrows())
+        ours = sum(_source(row) == "ours" for _, row in rows.iterrows())
         notes = ([f"{sum(firm)} by every reading"] if firm else []) + ([f"{ours} ours"] if ours else [])
         if len(rows):
             parts.append(f"{len(rows)} {outcome}" + (f" ({', '.join(notes)})" if notes else ""))
-    ours = sum(_ours(row) for _, row in single.iterrows())
-    aside = f", {ours} of them ours (not the paper's, or on a map where it has no number)" if ours else ""
+    sources = [_source(row) for _, row in single.iterrows()]
+    asides = [f"{sources.count(source)} {text}" for source, text in SOURCES.items() if source in sources]
+    aside = f" ({', '.join(asides)})" if asides else ""
     return f"Of {len(single)} claims, counted by map{aside}: {', '.join(parts)}."
 
 
-def _ours(row: pd.Series) -> bool:
-    """Whether the paper does not ask it, or has no number on this map."""
-    return row["place"] == OURS or (row["map"] != "all" and not math.isfinite(row["paper"]))
+def _source(row: pd.Series) -> str:
+    """claims.Source; "ours" also where the paper has no number on this map."""
+    return "ours" if row["map"] != "all" and not math.isfinite(row["paper"]) else str(row["source"])
 
 
 def _runs(row: pd.Series) -> str:

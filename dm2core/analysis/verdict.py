@@ -24,7 +24,7 @@ from dm2core.analysis.readings import Reading, readings
 from dm2core.analysis.run_table import CELL
 from dm2core.analysis.stats import aggregates
 from dm2core.analysis.stats.curve import area, early, final, steps_to
-from dm2core.analysis.stats.intervals import RESAMPLES, draws, expanded_tail, p_value
+from dm2core.analysis.stats.intervals import draws, expanded_tail, p_value
 from dm2core.analysis.stats.permutation import holm
 from dm2core.analysis.stats.power import required_units, units
 from dm2core.config import of_any_team
@@ -33,6 +33,7 @@ from dm2core.rng import stream
 
 KEYS = ["map", "method", "demos", "team", "seed"]
 SIGNIFICANT = 0.05
+DRAWS = 100_000  # of the intervals of IQM and P(A > B), whose expanded tails are thin
 
 
 def summarise(runs: pd.DataFrame, claims: Claims) -> pd.DataFrame:
@@ -118,6 +119,7 @@ class Row:
     direction: str
     smallest_effect: float
     outcome: str
+    source: str = ""  # who makes the claim, and where: claims.Source
     reason: str = ""  # why it was not tested
     paper: float = np.nan  # A - B on the published curves
     a: float = np.nan  # means
@@ -192,6 +194,7 @@ def judge(
         "metric": claim.metric,
         "direction": claim.direction,
         "smallest_effect": claim.smallest_effect,
+        "source": claim.source,
         "paper": paper,
     }
     pairs = pairs_of(table, contrasts, claim.metric, planned=planned)
@@ -199,8 +202,8 @@ def judge(
         return Row(**base, outcome="not tested", reason=pairs)  # type: ignore[arg-type]
     word, value, low, high = judge_pairs(pairs, claim, rng)
     iqm, improvement = (float(v[0]) for v in iqm_of(pairs, 0, rng))
-    iqms, improvements = iqm_of(pairs, RESAMPLES, rng)
-    tail = expanded_tail(terms_of(pairs), draws(terms_of(pairs), RESAMPLES, rng))
+    iqms, improvements = iqm_of(pairs, DRAWS, rng)
+    tail = expanded_tail(terms_of(pairs), draws(terms_of(pairs), DRAWS, rng))
     iqm_low, iqm_high = _quantiles(iqms, tail)
     improvement_low, improvement_high = _quantiles(improvements, tail)
     p_permutation, p_permutation_error = permuted(pairs, rng)
@@ -293,11 +296,12 @@ def verdict(
             published = float(np.mean([paper.get((claim.id, contrast.map), np.nan) for contrast in part]))
             rows.append(judge(table, learnt, claim, part, published, order, planned))
     judged = pd.DataFrame([vars(row) for row in rows])
-    # The family: every contrast for itself. A claim's joint row repeats their runs, so it is a family of its own.
+    # The family: every contrast for itself, those to come as if they found nothing, so that a corrected p only falls
+    # while runs are added. A claim's joint row repeats its contrasts' runs, so these rows are a family of their own.
     for joint in (False, True):
-        tested = judged.index[judged["p"].notna() & ((judged["map"] == "all") == joint)]
-        if len(tested):
-            judged.loc[tested, "p_holm"] = holm(judged.loc[tested, "p"].tolist())
+        family = judged.index[(judged["map"] == "all") == joint]
+        corrected = pd.Series(holm(judged.loc[family, "p"].fillna(1.0).tolist()), family)
+        judged.loc[family, "p_holm"] = corrected.where(judged.loc[family, "p"].notna())
     directed = judged["outcome"].isin(["replicated", "direction only", "reversed"]) & (
         judged["direction"] != "equal"
     )

@@ -19,7 +19,7 @@ GAME_REACH = "Cells were trained and evaluated in StarCraft II itself, through S
 RULE = (
     "Outcomes follow the rules in claims/claims.yaml. Intervals are nominal 95 %; docs/statistics.md gives their "
     "measured coverage. p is the interval's: below 0.05 where that leaves out 0; corrected by Holm over all contrasts, "
-    "and those of several maps over each other. The permutation p counts runs as if teams were alike."
+    "tested or not, and those of several maps over each other. The permutation p counts runs as if teams were alike."
 )
 
 

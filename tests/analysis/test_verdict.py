@@ -213,6 +213,11 @@ def test_maps_of_a_claim_count_alike_and_their_rows_are_a_family_of_their_own() 
     assert row["p_holm"] == row["p"]
     p = sorted(table.loc[["3m", "8m"], "p"])
     assert sorted(table.loc[["3m", "8m"], "p_holm"]) == pytest.approx([2 * p[0], max(2 * p[0], p[1])])
+    alone = verdict(runs[runs["map"] == "3m"], both).set_index("map")
+    assert alone.loc["8m", "outcome"] == "not tested" and np.isnan(alone.loc["8m", "p_holm"])
+    assert alone.loc["3m", "p_holm"] == pytest.approx(
+        2 * table.loc["3m", "p"]
+    )  # of the family that is claimed
 
 
 def test_only_what_an_arm_lacks_is_asked_for() -> None:
