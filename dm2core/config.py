@@ -365,13 +365,17 @@ class Config(Strict):
             )
         return self.maps[map_name]
 
-    def resolved_compute(self) -> Compute:
-        """The form of the hot loops: `auto` is the compiled one wherever it can be built."""
+    def resolved_compute(self, ppo: PPO | None = None) -> Compute:
+        """The form of the hot loops: `auto` is the compiled one wherever it can be built.
+
+        `ppo`: a cell's own, where its method's name changes it.
+        """
         obstacles = []
         if self.dtype != "float32":
             obstacles.append(f"dtype float32, got {self.dtype}")
-        if any(size % 16 for size in (self.ppo.hidden_size, self.discriminator.hidden_size)):
-            sizes = f"{self.ppo.hidden_size} and {self.discriminator.hidden_size}"
+        actors = (self.ppo if ppo is None else ppo).hidden_size
+        if any(size % 16 for size in (actors, self.discriminator.hidden_size)):
+            sizes = f"{actors} and {self.discriminator.hidden_size}"
             obstacles.append(f"hidden_size that 16 divides, got {sizes}")
         if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
             obstacles.append("numba's compiler, which NUMBA_DISABLE_JIT switches off")
@@ -510,7 +514,7 @@ def cell_config(
         "eval_episodes": budget.eval_episodes,
         "keep_checkpoints": expert,
         "dtype": config.dtype,
-        "compute": "pack" if packed else config.resolved_compute(),
+        "compute": "pack" if packed else config.resolved_compute(changed.ppo),
         "switches": changed.switches.model_dump(),
         "ppo": changed.ppo.model_dump(),
         "map_params": params,

@@ -105,6 +105,13 @@ def load_demos(path: Path, cell: CellConfig | None = None, spec: EnvSpec | None 
         found = (card["map"], len(agents), agents[0].obs.shape[1])
         if wanted != found:
             raise DataError(f"{file}: (map, agents, obs size) is {found}, the cell needs {wanted}")
+        longest = max(int(agent.lengths.max()) for agent in agents)
+        if longest > spec.episode_limit:
+            raise DataError(
+                f"{file}: an episode of {longest} steps, {spec.map_name} ends at {spec.episode_limit}; sample it again"
+            )
+    if cell is not None and card.get("map_sha256", cell.map_sha256) != cell.map_sha256:
+        raise DataError(f"{file}: sampled on another version of {cell.map_name}; sample it again")
     have = min(len(agent.lengths) for agent in agents)
     need = cell.discriminator.episodes_per_step if cell is not None and cell.discriminator is not None else 0
     if have < need:

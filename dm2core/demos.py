@@ -34,7 +34,7 @@ from torch import Tensor
 
 from dm2core.config import Config, DemoSet, dump_config, parse_demos_id
 from dm2core.demonstrations import AgentDemos, pack_arrays, read_card
-from dm2core.env.scenario import known_maps
+from dm2core.env.scenario import known_maps, user_map_sha256
 from dm2core.env.vector import make_env, map_spec
 from dm2core.errors import DataError
 from dm2core.evaluate import evaluate
@@ -47,7 +47,7 @@ from dm2core.records.files import write_atomic
 from dm2core.records.manifest import Job, Manifest, hash_file, read_manifest
 from dm2core.records.numerics import numerics_key
 from dm2core.rng import battle_keys, stream
-from dm2core.rollout import collect
+from dm2core.rollout import collect, compute_for
 from dm2core.strict import unknown
 
 
@@ -86,6 +86,8 @@ def load_expert(folder: Path, map_name: str, demos: DemoSet) -> Expert:
     if (config["map_name"], config["method"]) != (map_name, demos.expert):
         found = f"{config['method']} on {config['map_name']}"
         raise DataError(f"{folder}: holds {found}, but {demos.expert} on {map_name} is needed")
+    if config.get("map_sha256", "") != user_map_sha256(map_name):
+        raise DataError(f"{folder}: trained on another version of {map_name}; train it again")
     metrics = read_file(folder / "metrics.parquet", metrics_sha256)
     table = pq.ParquetFile(pa.BufferReader(metrics)).read().to_pylist()  # read_table would import pandas
     kept = "eval/win_rate" if demos.select.startswith("e") else "eval_sampled/win_rate"
@@ -178,7 +180,7 @@ class Sampling:
         return METHODS[self.demos.expert].family == "qmix" if self.demos.expert in METHODS else False
 
     def compute(self, policy: Policy) -> str:
-        return self.config.resolved_compute() if isinstance(policy, Actor) else "torch"
+        return compute_for(policy) if self.config.resolved_compute() == "fused" else "torch"
 
 
 def _teams(sampling: Sampling, demos_id: str, folders: Sequence[Path]) -> list[Expert]:
@@ -298,8 +300,10 @@ def _card(
     demos_id: str, sampling: Sampling, played: dict[str, Any], agents: Sequence[AgentDemos], data: bytes
 ) -> dict[str, Any]:
     results = [(_known(a.won), _known(a.episode_return)) for a in agents]
+    own_map = user_map_sha256(sampling.map_name)
     return {
         "map": sampling.map_name,
+        **({"map_sha256": own_map} if own_map else {}),
         "demos_id": demos_id,
         "episodes_per_agent": sampling.config.demos.episodes,
         **played,

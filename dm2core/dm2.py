@@ -27,7 +27,7 @@ from dm2core.returns import ValueNorm, explained_variance
 from dm2core.reward import imitation_reward, mix
 from dm2core.rng import battle_keys
 from dm2core.rollout import Rollout, collect
-from dm2core.rows import training_rows
+from dm2core.rows import Rows, training_rows
 from dm2core.torch_rng import torch_stream
 from dm2core.types import BattleEnv
 
@@ -118,7 +118,7 @@ class Dm2:
         self.iteration += 1
         self.env_steps += rollout.env_steps
         return (
-            _rollout_metrics(rollout, batch)
+            _rollout_metrics(rollout, rows, batch)
             | {f"train/{k}": v for k, v in take_counts(self.env).items()}
             | {f"train/{k}": v for k, v in ppo_metrics.items()}
             | disc_metrics
@@ -208,10 +208,13 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value.clone() for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _rollout_metrics(rollout: Rollout, batch: Batch) -> dict[str, float]:
+def _rollout_metrics(rollout: Rollout, rows: Rows, batch: Batch) -> dict[str, float]:
+    inside = rows.inside.flatten()
     return {
         "train/episode_return": float(rollout.episode_return.mean()),
         "train/episode_length": float(rollout.lengths.double().mean()),
         "train/win_rate": float(rollout.won.double().mean()),
-        "train/explained_variance": explained_variance(batch.raw_advantages, batch.value_targets),
+        "train/explained_variance": explained_variance(
+            batch.raw_advantages[:, inside], batch.value_targets[:, inside]
+        ),
     }

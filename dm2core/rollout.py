@@ -95,24 +95,32 @@ class TorchPlayers:
         self._last_action[:, rows] = fn.one_hot(actions, last_action.shape[-1]).to(last_action.dtype)
 
 
-def compute_for(policy: Policy) -> str:
-    """The form that can play a given policy: compiled for float32 actors whose hidden size 16 divides."""
-    fits = (
+def _compiles(policy: Policy) -> bool:
+    """Whether the kernels can hold a policy: float32 actors whose hidden size 16 divides."""
+    return (
         isinstance(policy, Actor)
         and policy.head.weight.dtype == torch.float32
         and policy.hidden_size % 16 == 0
     )
-    return "fused" if fits and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0") else "torch"
+
+
+def compute_for(policy: Policy) -> str:
+    """The form that can play a given policy: compiled wherever it can be."""
+    return "fused" if _compiles(policy) and os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0") else "torch"
 
 
 def players_for(
     policy: Policy, critic: Critic | None, env: BattleEnv, compute: str, epsilon: float = 0.0
 ) -> TorchPlayers | FusedPlayers:
-    """Who plays, in one of the two forms; only actors have a compiled one, and only without added noise."""
+    """Who plays, in one of the two forms; only actors have a compiled one, and only without added noise.
+
+    ValueError for a policy that the kernels cannot hold: they would write beyond their memory.
+    """
     if compute == "torch" or epsilon:
         return TorchPlayers(policy, critic, env, epsilon)
-    if not isinstance(policy, Actor):
-        raise ValueError(f"compute: fused plays actors only, not {type(policy).__name__}")
+    if not isinstance(policy, Actor) or not _compiles(policy):
+        kind = f"{type(policy).__name__}, {policy.head.weight.dtype}, hidden size {policy.hidden_size}"
+        raise ValueError(f"compute: fused plays float32 actors whose hidden size 16 divides, not {kind}")
     return FusedPlayers(policy, critic, env)
 
 

@@ -18,7 +18,7 @@ from dm2core.pairs import Episodes, Pairs
 
 
 class Experts:
-    """Demonstrations of D cells on the device; cells that learn from the same set share its rows."""
+    """Demonstrations of D cells on the device; cells that were given the same set share its rows."""
 
     def __init__(self, sets: list[Episodes], device: torch.device) -> None:
         distinct = list({id(found): found for found in sets}.values())

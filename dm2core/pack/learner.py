@@ -17,7 +17,7 @@ from dm2core.nets import Actor, Critic, DiscriminatorNet
 from dm2core.pack.collect import Played, collect_pack
 from dm2core.pack.imitate import Experts, pack_judged, pack_logits, update_pack_discriminators
 from dm2core.pack.params import stack, unstack
-from dm2core.pack.rows import pack_rows
+from dm2core.pack.rows import PackRows, pack_rows
 from dm2core.pack.update import PackBatch, make_pack_batch, update_pack
 from dm2core.pairs import Episodes
 from dm2core.ppo import make_learners
@@ -79,7 +79,12 @@ class PackLearner:
             self._disc_parts = [("disc", self.disc, self.disc_opt)]
             own = [{k: v for k, v in saved[c].items() if _disc(k)} for c in self.imitating]
             load_parts(self._disc_parts, None, stack(own, device))
-            sets = [expert for c in self.imitating if isinstance(expert := self.cells[c].expert, Episodes)]
+            files: dict[str, Episodes] = {}
+            sets = [
+                files.setdefault(dm2.cell.demos_sha256 or str(c), dm2.expert)
+                for c, dm2 in enumerate(self.cells)
+                if isinstance(dm2.expert, Episodes)
+            ]
             self.experts = Experts(sets, device)
         kinds = [dm2.method.reward for dm2 in self.cells]
         coefs = [dm2.cell.map_params.imitation_coef for dm2 in self.cells]
@@ -128,7 +133,7 @@ class PackLearner:
             generators=draws,
             poll=poll,
         )
-        rollout["explained_variance"] = _explained(batch, len(self.cells))
+        rollout["explained_variance"] = _explained(batch, rows)
         per_cell = rollout | {k: v.view(-1, self.n_agents).mean(1) for k, v in totals.items()}
         for c, dm2 in enumerate(self.cells):
             dm2.iteration += 1
@@ -212,7 +217,9 @@ def _rollout_metrics(played: Played) -> dict[str, Tensor]:
     }
 
 
-def _explained(batch: PackBatch, cells: int) -> Tensor:
+def _explained(batch: PackBatch, rows: PackRows) -> Tensor:
     """returns.py: explained_variance of each cell."""
-    targets = batch.value_targets.reshape(cells, -1).var(1).clamp(min=1e-12)
-    return 1 - batch.raw_advantages.reshape(cells, -1).var(1) / targets
+    inside = rows.inside.flatten(1)  # [C, G]
+    sides = (x.unflatten(0, (len(inside), -1)) for x in (batch.raw_advantages, batch.value_targets))
+    cells = zip(*sides, inside, strict=True)
+    return torch.stack([1 - a[:, here].var() / v[:, here].var().clamp(min=1e-12) for a, v, here in cells])

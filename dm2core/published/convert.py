@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dm2core.demonstrations import AgentDemos, pack_arrays
+from dm2core.env.scenario import user_map_sha256
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError
 from dm2core.published import child
@@ -96,8 +97,10 @@ def import_demos(
         for i, agent in enumerate(agents)
     ]
     data = pack_arrays(chosen)
+    own_map = user_map_sha256(map_name)
     card = {
         "map": map_name,
+        **({"map_sha256": own_map} if own_map else {}),
         "demos_id": demos_id,
         "episodes_per_agent": count,
         "win_rate": None,

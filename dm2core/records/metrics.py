@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dm2core.errors import DataError, NumericError
 from dm2core.records.files import write_atomic, write_error
 
-# key -> (unit, meaning); train/ and disc/ are means over agents and over the iteration's minibatches
+# key -> (unit, meaning); train/ are means over agents and the iteration's minibatches, disc/ over agents
 METRICS: dict[str, tuple[str, str]] = {
     "eval/win_rate": ("1", "share of the fixed evaluation battles won, greedy play"),
     "eval/episode_return": ("SMAC reward", "mean undiscounted return there"),
@@ -56,8 +56,14 @@ METRICS: dict[str, tuple[str, str]] = {
     "disc/bce_expert": ("nat", "last step"),
     "disc/bce_policy": ("nat", "last step"),
     "disc/gradient_penalty": ("1", "last step, unweighted"),
-    "disc/accuracy_expert": ("1", "share of the expert's rows with a positive logit, padding included"),
-    "disc/accuracy_policy": ("1", "share of the policy's rows with a negative logit, padding included"),
+    "disc/accuracy_expert": (
+        "1",
+        "share of the expert's rows with a positive logit, absorbing padding included",
+    ),
+    "disc/accuracy_policy": (
+        "1",
+        "share of the policy's rows with a negative logit, absorbing padding included",
+    ),
     "disc/logit_policy": ("logit", "mean logit over executed steps"),
 }
 

@@ -12,8 +12,9 @@ from dm2core.config import CellConfig, Switches, cell_config, load_config
 from dm2core.demonstrations import Demonstrations, of_rollout
 from dm2core.dm2 import Dm2
 from dm2core.methods import METHODS
+from dm2core.nets import Actor
 from dm2core.rng import battle_keys
-from dm2core.rollout import collect
+from dm2core.rollout import collect, compute_for, players_for
 from tests.learning.cases import AUTHORS, PAPER
 from tests.learning.toy_env import ToyEnv
 
@@ -99,6 +100,25 @@ def test_dm2_with_coefficient_zero_is_ippo_bit_for_bit() -> None:
     zero, metrics = run(cell("dm2", coef=0.0), 4)
     assert "disc/loss" in metrics[0]
     assert torch.equal(weights(plain), weights(zero))
+
+
+def test_kernels_refuse_a_policy_that_they_cannot_hold() -> None:
+    env = ToyEnv(4)
+    for actor in (Actor(2, 7, 3, 20), Actor(2, 7, 3, 16).double()):
+        assert compute_for(actor) == "torch"
+        with pytest.raises(ValueError, match="fused plays float32 actors whose hidden size 16 divides"):
+            players_for(actor, None, env, "fused")
+
+
+@pytest.mark.parametrize("switches", [AUTHORS, PAPER])
+def test_explained_variance_is_of_the_rows_that_are_played(switches: Switches) -> None:
+    """Of a constant critic 0, however many slots lie behind the ends of episodes."""
+    state = learner(cell("ippo", switches))
+    head = state.learners.critic.head
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(10.0)
+    assert state.iterate()["train/explained_variance"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_dm2_imitation_reward_moves_the_policy() -> None:

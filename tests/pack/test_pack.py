@@ -13,6 +13,7 @@ from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.methods import METHODS
 from dm2core.pack.learner import PackLearner
+from dm2core.pairs import Episodes
 from dm2core.rng import battle_keys
 from dm2core.rollout import collect
 from tests.learning.cases import AUTHORS, PAPER
@@ -151,6 +152,18 @@ def test_a_resumed_pack_goes_on_with_the_same_bits() -> None:
     for new, old in zip(fresh, straight, strict=True):
         for key, value in old.tensors().items():
             assert torch.equal(value, new.tensors()[key]), key
+
+
+def test_cells_of_one_file_share_its_rows() -> None:
+    def imitator(sha256: str, which: int) -> Dm2:
+        return alone(cell("dm2").model_copy(update={"demos_sha256": sha256}), which)
+
+    shared = pack([imitator("a", 0), imitator("a", 0), imitator("b", 1)]).experts
+    rows = [alone(cell("dm2"), which).expert for which in (0, 1)]
+    assert len(shared.obs) == sum(len(r.obs) for r in rows if isinstance(r, Episodes))
+    assert torch.equal(shared.start[:3], shared.start[3:6]) and not torch.equal(
+        shared.start[:3], shared.start[6:]
+    )
 
 
 def test_threads_change_no_bit() -> None:

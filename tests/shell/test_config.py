@@ -215,6 +215,16 @@ def test_methods_and_demonstrations_must_agree() -> None:
         cell_config(config, map_name="3m", method="ippo", seed=1, demos="ippo-q50_joint-concurrent")
 
 
+def test_the_form_follows_the_size_that_a_name_changes() -> None:
+    config = load_config(ROOT / "config" / "config.yaml")
+    forms = {size: cell_config(config, map_name="3m", method=f"ippo+hidden_size={size}", seed=1).form
+             for size in (20, 48)}  # fmt: skip
+    assert forms == {20: "torch", 48: "fused"}
+    fused = load_config(ROOT / "config" / "config.yaml", {"compute": "fused"})
+    with pytest.raises(ConfigError, match="hidden_size that 16 divides, got 20 and"):
+        cell_config(fused, map_name="3m", method="ippo+hidden_size=20", seed=1)
+
+
 def test_a_changed_setting_is_a_name_that_the_workflow_takes() -> None:
     config = load_config(ROOT / "config" / "config.yaml")
     for text, lr in (("5.0e-4", 5e-4), ("0.001", 1e-3)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -126,6 +127,15 @@ def test_damage_and_wrong_maps_are_refused(
     shutil.copytree(demo_sets["ippo-q50_joint-concurrent"], copy)
     with pytest.raises(DataError, match="map, agents, obs size"):
         load_demos(copy, None, make_env("3s_vs_3z", 1).spec)
+    longest = max(int(agent.lengths.max()) for agent in load_demos(copy).agents)
+    shorter = dataclasses.replace(make_env("3m", 1).spec, episode_limit=longest - 1)
+    with pytest.raises(DataError, match=f"an episode of {longest} steps, 3m ends at {longest - 1}"):
+        load_demos(copy, None, shorter)
+    card = json.loads((copy / "card.json").read_text())
+    (copy / "card.json").write_text(json.dumps(card | {"map_sha256": "0" * 64}))
+    with pytest.raises(DataError, match="another version of 3m"):
+        load_demos(copy, cells["dm2"][0])
+    (copy / "card.json").write_text(json.dumps(card))
     greedy_cell = cells["dm2"][0].model_copy(
         update={"discriminator": config.discriminator.model_copy(update={"episodes_per_step": 99})}
     )
