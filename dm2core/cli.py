@@ -81,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(train)
     train.add_argument("--map", required=True)
     train.add_argument("--method", required=True, help=" or ".join(METHODS))
-    train.add_argument("--demos", type=Path, help="demonstration set (its folder), for dm2")
+    taught = [name for name, method in METHODS.items() if method.needs_demos]
+    train.add_argument(
+        "--demos", type=Path, help="demonstration set (its folder); " + ", ".join(taught) + " need one"
+    )
     train.add_argument(
         "--expert", action="store_true", help="train the expert budget and keep every checkpoint"
     )
@@ -152,8 +155,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--map", help="default: the map it was trained on")
     _add_maps_file(evaluate)
-    evaluate.add_argument("--episodes", type=int, default=320)
-    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument(
+        "--episodes", type=int, default=320, help="battles; default 320, a cell's own evaluations have 32"
+    )
+    evaluate.add_argument(
+        "--seed", type=int, default=0, help="which battles; default 0, a cell's own are eval_seed's, 92814"
+    )
     evaluate.add_argument(
         "--sampled", action="store_true", help="sample actions instead of taking the likeliest"
     )
@@ -178,7 +185,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("--map", help="default: the map the policy was trained on, or the battle recorded on")
     _add_maps_file(replay)
-    replay.add_argument("--seed", type=int, default=0, help="which stream of evaluation battles")
+    replay.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="which battles; default 0, a cell's own evaluations are eval_seed's, 92814",
+    )
     replay.add_argument("--battle", type=int, default=0, help="which battle of the stream")
     replay.add_argument(
         "--sampled", action="store_true", help="sample actions instead of taking the likeliest"
@@ -270,7 +282,9 @@ def _theory(args: argparse.Namespace) -> None:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, default=Path("config/config.yaml"))
+    parser.add_argument(
+        "--config", type=Path, default=Path("config/config.yaml"), help="default: config/config.yaml"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="for example budget.env_steps=9000"
     )

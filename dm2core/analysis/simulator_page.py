@@ -169,7 +169,8 @@ def _published(data: dict[str, pd.DataFrame], facts: dict[str, Any]) -> tuple[st
         rows.append([*what, said, with_interval(row, column), f"`{row['script']}`", gap_text, verdict])
     header = ["map", "fact", "tests", "source", "published", "ours [95 %]", "our script", "gap", "verdict"]
     sources = "".join(f"- {item['name']}: {item['text'].strip()}.\n" for item in facts["sources"].values())
-    lead = f"{int(scripted['battles'].iloc[0]):,} battles per row.\n"
+    count = f"{int(scripted['battles'].iloc[0]):,} battles per row"
+    lead = f"{count}; a largest return is over all scripted battles of the map, those of sections 5 and 6 among them.\n"
     lines = []
     for tests, about in (
         ("rules", "published numbers that test rules more than policies"),

@@ -57,10 +57,10 @@ IPPO = """\
 
 IPPO in the `authors` profile, with the paper's budget and the first of its seeds, on the paper's five maps. First env
 step at which the win rate, averaged over five evaluations (the paper's over its seeds, too), reaches 0.2 and 0.5; final
-is the mean of the last tenth. The paper's numbers are read from its figures
-([paper_curves](../resources/paper_curves/README.md)). One seed says little of the next: the campaign ran IPPO with five
-to ten on each of them, to its budgets ([results.md](results.md)), and on 3s_vs_4z, where this one wins
-nothing, one of five ends at 0.94.
+is the mean of the last tenth; most time-outs is their largest share in one evaluation. The paper's numbers are read
+from its figures ([paper_curves](../resources/paper_curves/README.md)). One seed says little of the next: the campaign
+ran IPPO with five to ten on each of them, to its budgets ([results.md](results.md)), and on 3s_vs_4z, where this one
+wins nothing, one of five ends at 0.94.
 """
 
 SCRIPTS = """\
