@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -57,18 +58,18 @@ CROWDED = 5  # above so many curves a panel's single runs hide each other; the C
 SHADES = {"dm2": "viridis", "gail_only": "autumn", "dm2_state_action": "autumn"}
 
 
-def label(run: str) -> str:
-    """A curve's name for people."""
+def label(run: str, *, whole: bool = False) -> str:
+    """A curve's name for people; `whole` with the variant of demonstrations that most curves have."""
     method, demos = split_run(run)
     base, changes = split_method(method)
     parts = [NAMES.get(base, base), *(f"{name} = {value}" for name, value in changes.items())]
     if demos != "none":
-        parts.append(demos.replace("_joint-concurrent", "").replace("_", ", "))
+        parts.append((demos if whole else demos.replace("_joint-concurrent", "")).replace("_", ", "))
     return "; ".join(parts)
 
 
-def colours(runs: list[str]) -> dict[str, tuple[float, float, float]]:
-    """One colour per run."""
+def colours(runs: list[str], panels: Sequence[Sequence[str]] = ()) -> dict[str, tuple[float, float, float]]:
+    """One colour per run; `panels`, the runs of each, decides which shades of a method lie far apart."""
     bases = [split_method(split_run(run)[0])[0] for run in runs]
     out: dict[str, tuple[float, float, float]] = {}
     for base in dict.fromkeys(bases):
@@ -81,10 +82,26 @@ def colours(runs: list[str]) -> dict[str, tuple[float, float, float]]:
             free = (rgb for rgb in map(mpl.colors.to_rgb, (*own, *SPARE)) if rgb not in out.values())
             out[plain[0]] = next(free, mpl.colors.to_rgb(LAST))
             shaded = [run for run in same if run not in plain]
+        shaded = _spread(shaded, panels)
         ends = (0.1, 0.85) if base in SHADES else (0.85, 0.1)  # far from the shades of DM2
         shades = mpl.colormaps[SHADES.get(base, "turbo")](np.linspace(*ends, len(shaded)))
         out.update(zip(shaded, map(mpl.colors.to_rgb, shades), strict=True))
-    return out
+    return {
+        run: out[run]
+        for base in dict.fromkeys(bases)
+        for run, other in zip(runs, bases, strict=True)
+        if other == base
+    }
+
+
+def _spread(runs: list[str], panels: Sequence[Sequence[str]]) -> list[str]:
+    """The runs in an order in which those of one panel are far apart: each panel's by themselves over the whole."""
+
+    def place(run: str) -> float:
+        together = next(([r for r in panel if r in runs] for panel in panels if run in panel), runs)
+        return (together.index(run) + 0.5) / len(together)
+
+    return sorted(runs, key=place)
 
 
 def plot_curves(
@@ -112,7 +129,7 @@ def plot_curves(
         )
     runs = list(dict.fromkeys(scores["condition"]))
     maps = list(dict.fromkeys(scores["map"]))
-    colour = colours(runs)
+    colour = colours(runs, [list(there) for there in scores.groupby("map", sort=False)["condition"].unique()])
     published = data["series"] == "paper"
     theirs = [name for name in maps if beside and name in set(data.loc[published, "map"])]
     figure, panels = map_panels(maps, theirs, width=5.0, height=4.2, rest=1.0 + 0.14 * len(runs))
@@ -164,8 +181,10 @@ def draw_panel(
 
 
 def _legend(data: pd.DataFrame, colour: dict[str, tuple[float, float, float]]) -> list[Line2D | Patch]:
+    whole = any(split_run(run)[1] != "none" and "_joint-concurrent" not in run for run in colour)
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=shade, linewidth=2.2, label=label(run)) for run, shade in colour.items()
+        Line2D([], [], color=shade, linewidth=2.2, label=label(run, whole=whole))
+        for run, shade in colour.items()
     ]
     counts = data.loc[data["series"] == "mean", "n"].unique().astype(int).tolist()
     if len(colour) <= CROWDED:

@@ -53,7 +53,7 @@ NOTES = {
 }
 GAME_NOTES = {**NOTES, "quick": "scale quick: reduced budgets; StarCraft II", "paper": "StarCraft II"}
 PAPER_TITLE = "the paper, StarCraft II"
-MOST_IN_A_ROW = 4  # panels
+MOST_IN_A_ROW = 3  # panels
 NOT_FOR_PUBLICATION = "not for publication"
 
 

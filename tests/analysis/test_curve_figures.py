@@ -83,7 +83,8 @@ def test_maps_stand_in_rows_of_their_own_where_one_row_would_not_hold_them() -> 
             for name, both in panels.items()
         }
 
-    assert rows(["3m", "8m"], ["3m", "8m"]) == {"3m": [0, 0], "8m": [0, 0]}
+    assert rows(["3m", "8m"], ["3m"]) == {"3m": [0, 0], "8m": [0]}
+    assert rows(["3m", "8m"], ["3m", "8m"]) == {"3m": [0, 0], "8m": [1, 1]}
     assert rows(["3m", "8m", "2s3z"], ["3m", "2s3z"]) == {"3m": [0, 0], "8m": [1], "2s3z": [2, 2]}
 
 
@@ -118,6 +119,12 @@ def test_labels_and_colours_tell_runs_apart() -> None:
         "dm2@ippo-q50_joint-concurrent",
     ]
     assert colours(changed)["ippo"] == (0.0, 0.0, 0.0) and len(set(colours(changed).values())) == len(changed)
+    first, second = ([f"dm2@ippo-q{q}_joint-concurrent" for q in qs] for qs in ((10, 20, 30), (40, 50, 60)))
+    apart = colours(first + second, [first, second])
+    assert list(apart) == first + second and len(set(apart.values())) == 6
+    green = [apart[run][1] for run in (first[0], second[0], first[1], second[1], first[2], second[2])]
+    assert green == sorted(green), "viridis gets greener: each panel's runs reach over all of it"
+    assert label(first[0], whole=True) == "DM$^2$; ippo-q10, joint-concurrent"
     twice = ["bc_ippo@ippo-q30_joint-concurrent", "bc_ippo@ippo-q50_joint-concurrent"]
     assert len(set(colours(twice).values())) == 2
 
