@@ -97,9 +97,12 @@ def colours(runs: list[str], panels: Sequence[Sequence[str]] = ()) -> dict[str, 
 def _spread(runs: list[str], panels: Sequence[Sequence[str]]) -> list[str]:
     """The runs in an order in which those of one panel are far apart: each panel's by themselves over the whole."""
 
-    def place(run: str) -> float:
-        together = next(([r for r in panel if r in runs] for panel in panels if run in panel), runs)
-        return (together.index(run) + 0.5) / len(together)
+    def place(run: str) -> tuple[float, int]:
+        number, together = next(
+            ((k, [r for r in panel if r in runs]) for k, panel in enumerate(panels) if run in panel),
+            (0, runs),
+        )
+        return (together.index(run) + 0.5) / len(together), -number
 
     return sorted(runs, key=place)
 

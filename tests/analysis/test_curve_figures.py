@@ -122,7 +122,7 @@ def test_labels_and_colours_tell_runs_apart() -> None:
     first, second = ([f"dm2@ippo-q{q}_joint-concurrent" for q in qs] for qs in ((10, 20, 30), (40, 50, 60)))
     apart = colours(first + second, [first, second])
     assert list(apart) == first + second and len(set(apart.values())) == 6
-    green = [apart[run][1] for run in (first[0], second[0], first[1], second[1], first[2], second[2])]
+    green = [apart[run][1] for run in (second[0], first[0], second[1], first[1], second[2], first[2])]
     assert green == sorted(green), "viridis gets greener: each panel's runs reach over all of it"
     assert label(first[0], whole=True) == "DM$^2$; ippo-q10, joint-concurrent"
     twice = ["bc_ippo@ippo-q30_joint-concurrent", "bc_ippo@ippo-q50_joint-concurrent"]
