@@ -63,6 +63,7 @@ $(STAMP): $(LOCK) pyproject.toml
 
 demo: setup
 	$(BIN)/dm2 status --watch --lines $(if $(SCALE),--set scale=$(SCALE)) & watch=$$!; trap "kill $$watch 2>/dev/null" EXIT; \
+	trap "exit 130" INT; trap "exit 143" TERM; \
 	$(BIN)/snakemake --cores all $(QUIET) \
 	  $(if $(SCALE),--configfile config/scale/$(SCALE).yaml) -- figures/demo_ablation.pdf && \
 	echo "figures/demo_ablation.pdf and .png are there; results/demos/*/*/card.md say who demonstrated"
@@ -132,10 +133,12 @@ publish: setup
 
 mlflow: setup
 	$(BIN)/dm2 track $(if $(SCALE),--set scale=$(SCALE))
-	echo "the first experiment's charts: http://127.0.0.1:$(or $(PORT),5000)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"
-	echo "the others: choose Model training at the top left (docs/mlflow.md); Ctrl-C ends the server"
+	uri="$$($(BIN)/dm2 config $(if $(SCALE),--set scale=$(SCALE)) | sed -n "/^mlflow:/{n;s/^  uri: //p}" | tr -d "\"'")"; \
+	case "$$uri" in http*) echo "its pages: $$uri"; exit 0;; esac; \
+	echo "the first experiment's charts: http://127.0.0.1:$(or $(PORT),5000)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"; \
+	echo "the others: choose Model training at the top left (docs/mlflow.md); Ctrl-C ends the server"; \
 	MLFLOW_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 $(BIN)/mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) \
-	  --backend-store-uri "sqlite:///$$($(BIN)/dm2 config $(if $(SCALE),--set scale=$(SCALE)) | sed -n 's/^results: //p')/mlflow/mlflow.db"
+	  --backend-store-uri "$${uri:-sqlite:///$$($(BIN)/dm2 config $(if $(SCALE),--set scale=$(SCALE)) | sed -n 's/^results: //p')/mlflow/mlflow.db}"
 
 # The kernels, once and beside the checks: each of the tests' processes would compile them, at the same time.
 compile: setup

@@ -52,16 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     args = _parser().parse_args(argv)
     try:
-        return int(args.run(args) or 0)
+        code = int(args.run(args) or 0)
+        sys.stdout.flush()  # here, where a closed pipe is seen
+        return code
     except ConfigError as error:
         print(f"dm2: {error}", file=sys.stderr)
         return EXIT_USAGE
     except Dm2Error as error:
         print(f"dm2: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:  # whoever read what is printed is gone, perhaps before all was done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_AGAIN
     except MemoryError:
         print("dm2: not enough memory for that; ask for less, fewer --episodes for one", file=sys.stderr)
         return EXIT_SERVICE
@@ -605,8 +607,8 @@ def _track(args: argparse.Namespace) -> None:
     from dm2core.tracking.live import follow
     from dm2core.tracking.runs import finished_runs
 
-    if args.every <= 0:
-        raise ConfigError(f"--every {args.every}: must be positive")
+    if not 0.0 < args.every < 1e6:
+        raise ConfigError(f"--every {args.every}: must be positive, and days at most")
     figures = args.figure or figure_names(config)
     for figure in figures:
         figure_cells(config, figure)  # an unknown one is a ConfigError

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dm2core import RESULTS_VERSION
 from dm2core.env.scenario import add_maps, known_maps, load_scenario, user_map_sha256
@@ -48,6 +48,11 @@ Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
+def _off(value: Any) -> Any:
+    """YAML takes the word for false."""
+    return "off" if value is False else value
+
+
 class Switches(Strict):
     """Where the released code differs from the paper's text or its own intent; ids: docs/deviations.md."""
 
@@ -57,8 +62,8 @@ class Switches(Strict):
     drop_last_episode: bool  # D10: the last episode of a batch never enters a gradient
     freeze_value_head: bool  # D06: the value head keeps its initial weights
     value_norm: Literal["none", "valuenorm"]  # D06: running normalisation of value targets
-    value_clip: Literal[
-        "raw", "normalized", "off"
+    value_clip: Annotated[
+        Literal["raw", "normalized", "off"], BeforeValidator(_off)
     ]  # D07: value changes are clipped, in units of the critic's output
     huber_one_sided: bool  # D08: value errors below -delta cost nothing
     imitation_reward: Literal["logit", "neglog_agent"]  # D01: f(o), or -log P(agent)

@@ -185,11 +185,12 @@ def open_run(
     return Run(cell, folder, learner, log, at.next_eval, poll, lock)
 
 
-def open_progress(run: Run) -> CellProgress:
+def open_progress(run: Run, *, bar: bool = True) -> CellProgress:
     """What is shown of the run, from where it stands."""
     rates = [value for _, _, key, value in run.log.rows() if key == "eval/win_rate"]
     learner, last = run.learner, rates[-1] if rates else float("nan")
-    return CellProgress(name_of(run.cell), run.cell.env_steps, learner.env_steps, run.state_folder, last)
+    name, total = name_of(run.cell), run.cell.env_steps
+    return CellProgress(name, total, learner.env_steps, run.state_folder, last, bar=bar)
 
 
 def _loop(run: Run, progress: CellProgress) -> None:

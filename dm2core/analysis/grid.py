@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from dm2core import RESULTS_VERSION
 from dm2core.config import Config, ConfigError, Panel, cell_config, parse_demos_id
-from dm2core.env.scenario import load_scenario
+from dm2core.env.scenario import load_scenario, user_map_sha256
 from dm2core.methods import METHODS, split_method, split_run
 from dm2core.strict import unknown
 
@@ -186,13 +186,30 @@ def expert_digest(config: Config, map_name: str, method: str, seed: int) -> str:
     return cell_config(config, map_name=map_name, method=method, seed=seed, expert=True).digest()
 
 
+def team_digests(config: Config, map_name: str, demos_id: str) -> list[str]:
+    """Digests of the expert teams that a set is sampled from, in their order; none for random play."""
+    method = parse_demos_id(demos_id).expert
+    return [expert_digest(config, map_name, method, s) for s in demonstrators(config, map_name, demos_id)]
+
+
+def of_other_teams(config: Config, map_name: str, demos_id: str) -> bool:
+    """Whether the set that lies there was sampled from other teams than the configuration's; not where no card says."""
+    path = Path(config.results) / "demos" / map_name / demos_id / "card.json"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        named = [team["digest"] for team in card["teams"] if team["digest"] != "random"]
+        return named != team_digests(config, map_name, demos_id)
+    except (ConfigError, OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def demos_digest(config: Config, map_name: str, demos_id: str) -> str:
     """Digest of a demonstration set before it exists: its experts, its settings and its id."""
-    method = parse_demos_id(demos_id).expert
-    if method == "random":
-        played_in = [] if config.env == "embedded" else [config.env]
+    if parse_demos_id(demos_id).expert == "random":
+        played_in: list[str] = [] if config.env == "embedded" else [config.env]
+        played_in += [own for own in (user_map_sha256(map_name),) if own]
         return _digest([demos_id, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION, *played_in])
-    experts = [expert_digest(config, map_name, method, s) for s in demonstrators(config, map_name, demos_id)]
+    experts = team_digests(config, map_name, demos_id)
     return _digest([demos_id, experts, config.demos.model_dump(), config.eval_seed, RESULTS_VERSION])
 
 

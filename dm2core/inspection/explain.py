@@ -282,7 +282,10 @@ def _used_by(found: Found, s: Standing, config: Config) -> Iterator[tuple[str, s
 
 
 def _commands(found: Found, s: Standing, option: str) -> list[str]:
-    """What makes the run again; before it, its demonstrations, where battles are kept in place of them."""
+    """What makes the run again; before it, its demonstrations, where battles are kept in place of them.
+
+    Where neither is kept, the line says so: Snakemake trains their experts again, and samples.
+    """
     target = (found.results / found.kind / found.name / "metrics.parquet").as_posix()
     force = f" --forcerun {target}" if s.state == "finished" else ""
     out = [f"snakemake {target} --cores 1{force}{option}"]
@@ -291,6 +294,10 @@ def _commands(found: Found, s: Standing, option: str) -> list[str]:
         folder = found.results / "demos" / map_name / demos
         if (folder / "battles.npz").is_file() and not (folder / "demos.npz").is_file():
             out.insert(0, f"dm2 recall-demos {folder}")
+        elif demos != "none" and not (folder / "demos.npz").is_file():
+            out[0] += (
+                "  # trains the demonstrators again, too: neither their demonstrations nor their battles are kept"
+            )
     return out
 
 

@@ -15,7 +15,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dm2core.analysis.grid import Cell, demonstrators, figure_cells, made_digest, parse_demos_id
+from dm2core.analysis.grid import (
+    Cell,
+    demonstrators,
+    figure_cells,
+    made_digest,
+    of_other_teams,
+    parse_demos_id,
+    team_digests,
+)
 from dm2core.config import Config, ConfigError
 from dm2core.records.standing import Standing, begun, standing
 
@@ -37,11 +45,17 @@ class Status:
         self.config, self.planned = config, planned
         self.cells = {cell: standing(results, cell.path, digest=_digest(config, cell)) for cell in planned}
         self.cells |= {cell: standing(results, cell.path) for cell in others}
-        needed = dict.fromkeys(name for cell in planned for name in _experts(config, cell))
-        needed |= dict.fromkeys(begun(results, "experts"))
-        self.experts = {name: standing(results, name, kind="experts") for name in needed}
-        sets = dict.fromkeys((cell.map_name, cell.demos) for cell in self.cells if cell.demos != "none")
-        self.sets = {key: (results / "demos" / Path(*key) / "card.json").is_file() for key in sets}
+        needed: dict[str, str | None] = {
+            name: digest for cell in planned for name, digest in _experts(config, cell)
+        }
+        needed |= {name: None for name in begun(results, "experts") if name not in needed}
+        self.experts = {name: standing(results, name, kind="experts", digest=d) for name, d in needed.items()}
+        sets = {(cell.map_name, cell.demos): cell in planned for cell in self.cells if cell.demos != "none"}
+        self.sets = {
+            key: (results / "demos" / Path(*key) / "card.json").is_file()
+            and not (counts and of_other_teams(config, *key))
+            for key, counts in sets.items()
+        }
 
     @property
     def all(self) -> list[Standing]:
@@ -162,19 +176,22 @@ def _cell(name: str) -> Cell | None:
 
 
 def _digest(config: Config, cell: Cell) -> str | None:
-    """What the cell's manifest must carry; None where its demonstrations are not there to say it."""
+    """What the cell's manifest must carry; "" where none can, None where its demonstrations are not there to say it."""
+    if cell.demos != "none" and of_other_teams(config, cell.map_name, cell.demos):
+        return ""
     try:
         return made_digest(config, cell)
     except (ConfigError, OSError, ValueError, KeyError):
         return None
 
 
-def _experts(config: Config, cell: Cell) -> list[str]:
+def _experts(config: Config, cell: Cell) -> list[tuple[str, str]]:
+    """The teams behind a cell's demonstrations, and what each one's manifest must carry."""
     if cell.demos == "none":
         return []
-    method = parse_demos_id(cell.demos).expert
-    seeds = demonstrators(config, cell.map_name, cell.demos)
-    return [f"{cell.map_name}/{method}/seed{seed}" for seed in seeds]
+    method, seeds = parse_demos_id(cell.demos).expert, demonstrators(config, cell.map_name, cell.demos)
+    names = [f"{cell.map_name}/{method}/seed{seed}" for seed in seeds]
+    return list(zip(names, team_digests(config, cell.map_name, cell.demos), strict=True))
 
 
 def show(config: Config, figures: Sequence[str], *, watch: bool, lines: bool = False) -> None:

@@ -97,7 +97,9 @@ def train_pack(
         held = _hold([member for member in members if member not in finished], stack)
         _into_step([member for member, _ in held])
         poll = stack.enter_context(catch_signals()).poll
-        waiting = [_start(member, lock, device, poll, config_sha256, len(held)) for member, lock in held]
+        waiting = [
+            _start(member, lock, device, poll, config_sha256, len(held), stack) for member, lock in held
+        ]
         pack: PackLearner | None = None
         while True:
             for cell in [c for c in waiting if c.dm2.env_steps >= c.member.cell.env_steps]:
@@ -164,6 +166,7 @@ def _start(
     poll: Callable[[], None],
     config_sha256: str,
     together: int,
+    stack: ExitStack,
 ) -> _Running:
     demos = loaded_demos(member.cell, member.demos)
     clear(member.out, member.state)
@@ -179,7 +182,7 @@ def _start(
         "config_sha256": config_sha256,
         "inputs": inputs_of(member.cell, member.out, member.demos),
     }
-    shown = open_progress(run)
+    shown = stack.enter_context(open_progress(run, bar=False))  # a terminal has room for one bar
     if dm2.iteration == 0:
         evaluate_run(run, shown)
     return _Running(member, run, dm2, shown, about, attempts)

@@ -102,6 +102,7 @@ def save_sealed(
 def load_checkpoint(folder: Path, digest: str) -> tuple[Progress, dict[str, torch.Tensor]] | None:
     """Newest undamaged generation of this cell; None if there is none or it is another configuration's.
 
+    A damaged one before it makes way for it, so that the next save keeps a good one; only for whoever holds the lock.
     DataError if every generation is damaged: nothing is thrown away silently.
     """
     damaged = []
@@ -117,6 +118,8 @@ def load_checkpoint(folder: Path, digest: str) -> tuple[Progress, dict[str, torc
         if found[0].digest != digest:
             print(f"warning: {path} belongs to another configuration, starting anew", file=sys.stderr)
             return None
+        if damaged:
+            drop_newest(folder)
         return found
     if damaged:
         raise DataError(f"{folder}: every checkpoint is damaged; delete the folder to start this cell anew")

@@ -68,6 +68,7 @@ def write_error(path: Path, size: int, error: OSError) -> WriteError:
     """One line for a failed write."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return WriteError(f"{path}: cannot be written ({error.strerror})")
-    stats = os.statvfs(path.parent)
-    free = f"{error.strerror}, {stats.f_bavail * stats.f_frsize} bytes free"
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    stats = os.statvfs(there)
+    free = f"{error.strerror}, {stats.f_bavail * stats.f_frsize} bytes and {stats.f_favail} files free"
     return WriteError(f"{path}: cannot write {size} bytes ({free}); make room and run again")

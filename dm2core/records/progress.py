@@ -61,16 +61,23 @@ class CellProgress:
     """Shows cell, env steps, win rate, speed and time left on standard error; keeps them in folder/progress.json."""
 
     def __init__(
-        self, name: str, total: int, start: int, folder: Path, win_rate: float = float("nan")
+        self,
+        name: str,
+        total: int,
+        start: int,
+        folder: Path,
+        win_rate: float = float("nan"),
+        *,
+        bar: bool = True,
     ) -> None:
-        """`win_rate`: of the last evaluation so far."""
+        """`win_rate`: of the last evaluation so far; without `bar`, lines on a terminal, too."""
         self.path = folder / "progress.json"
         self.name, self.total, self.start = name, total, start
         self.began = self.last = time.monotonic()
         self.win_rate = win_rate
         self.bar: Progress | None = None
         self.task: TaskID | None = None
-        if sys.stderr.isatty():
+        if bar and sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task(name, total=total, completed=start)

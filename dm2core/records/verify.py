@@ -165,7 +165,8 @@ def left_out(roots: Iterable[Path]) -> dict[Path, str]:
 
 
 def _lists(root: Path) -> list[Path]:
-    below = sorted(root.rglob(LEFT_OUT)) if root.is_dir() else []
+    root = root if root.is_dir() else root.parent  # as for manifests
+    below = sorted(root.rglob(LEFT_OUT))
     around = [folder / LEFT_OUT for folder in root.resolve().parents]
     return [
         *(path for path in below if not NOT_RESULTS & set(path.relative_to(root).parts)),

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from dm2core import cli
+from dm2core.analysis.grid import demos_digest
 from dm2core.config import cell_config, load_config
 from dm2core.env import battle
 from dm2core.env.map_file import MapRow, UnitRow
@@ -114,9 +115,11 @@ def test_the_digest_follows_the_users_map_and_no_other(file: Path, key: str) -> 
 
     def digests() -> tuple[str, str]:
         config = load_config(CONFIG, over)
+        sets.add(demos_digest(config, NAME, "random_joint-concurrent"))
         own, shipped = (cell_config(config, map_name=name, method="ippo", seed=1) for name in (NAME, "3m"))
         return own.digest(), shipped.digest()
 
+    sets: set[str] = set()
     without = cell_config(load_config(CONFIG, {"scale": "smoke"}), map_name="3m", method="ippo", seed=1)
     first = digests()
     assert first == digests() and first[1] == without.digest()
@@ -125,6 +128,7 @@ def test_the_digest_follows_the_users_map_and_no_other(file: Path, key: str) -> 
     file.write_text(changed("units", "ling", **{key: 3.0}), encoding="utf-8")
     second = digests()
     assert second[0] != first[0] and second[1] == first[1]
+    assert len(sets) == 2
 
 
 FAULTS = {

@@ -426,6 +426,8 @@ def test_what_was_left_out_on_purpose_is_not_damaged_but_what_is_there_is_checke
     capsys.readouterr()
     assert main(["verify", str(copy)]) == 0
     assert "0 damaged, 0 downstream, 0 unlisted, 2 left out on purpose" in capsys.readouterr().out
+    (copy / "README.md").write_text("about it")
+    assert main(["verify", str(copy / "README.md")]) == 0  # a file stands for the folder that it is in
     (copy / "cells" / "seed1" / "policy.safetensors").write_bytes(b"another")
     assert set(verify([copy]).damaged) == {copy / "cells" / "seed1" / "policy.safetensors"}
     (copy / "cells" / "seed1" / "policy.safetensors").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -185,6 +186,21 @@ def test_a_name_of_nothing_is_said_before_torch_is_imported(
     assert len(done.stderr.splitlines()) == 1 and words in done.stderr
 
 
+def test_a_reader_that_is_gone_is_not_success(project: Path) -> None:
+    for command in (["config"], ["status", "--json", "--set", "figures={}"]):  # more than a buffer, and less
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [sys.executable, "-m", "dm2core", *command],
+            cwd=project,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        os.close(write)
+        assert (done.returncode, done.stderr) == (75, b"")
+
+
 def test_resolved_config_reads_back_to_itself(project: Path) -> None:
     config = load_config(project / "config" / "config.yaml", {"budget": {"env_steps": 77}})
     assert config.budget.env_steps == 77
@@ -230,6 +246,7 @@ def test_a_changed_setting_is_a_name_that_the_workflow_takes() -> None:
     for text, lr in (("5.0e-4", 5e-4), ("0.001", 1e-3)):
         name = f"ippo+lr={text}"
         assert re.fullmatch(METHOD_NAME, name) and config.changed(name, "3m").ppo.lr == lr
+    assert config.changed("ippo+value_clip=off", "3m").switches.value_clip == "off"
     for wrong in ("ippo+lr=1E-4", "ippo+lr", "ippo+lr=1/2", "ippo+"):
         with pytest.raises(ConfigError, match="changes are written"):
             config.changed(wrong, "3m")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from dm2core.dm2 import Dm2
 from dm2core.env.vector import make_env
 from dm2core.errors import DataError, NumericError, WriteError
 from dm2core.records.checkpoint import NAMES, Progress, load_checkpoint, load_sealed, save_checkpoint
+from dm2core.records.files import write_error
 from dm2core.records.manifest import read_manifest
 from dm2core.records.metrics import MetricLog
 from dm2core.records.state import remove_state
@@ -146,7 +148,8 @@ def test_a_disk_that_is_full_from_a_moment_on(
     said = os.read(read, 1000).decode()
     os.close(read)
     assert re.fullmatch(
-        rf"{tmp_path}/\w+/{file}: cannot write \d+ bytes \(.*, \d+ bytes free\); make room.*", said
+        rf"{tmp_path}/\w+/{file}: cannot write \d+ bytes \(.*, \d+ bytes and \d+ files free\); make room.*",
+        said,
     )
     assert not list(tmp_path.rglob(".*.tmp")) and not (tmp_path / "out" / "manifest.json").exists()
     train_cell(cell, tmp_path / "out", tmp_path / "state", None)
@@ -173,6 +176,23 @@ def test_no_bit_flip_and_no_truncation_of_a_checkpoint_loads(tmp_path: Path) -> 
     assert found is not None
     assert found[0].env_steps == 40
     assert torch.equal(found[1]["a"], torch.arange(60.0))
+
+
+def test_a_damaged_checkpoint_makes_way_for_the_one_before_it(tmp_path: Path) -> None:
+    for at in (1, 2):
+        save_checkpoint(tmp_path, Progress("d", at, 40, 0, "", 50), {"a": torch.arange(60.0)})
+    newest, previous = (tmp_path / name for name in NAMES)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    found = load_checkpoint(tmp_path, "d")
+    assert found is not None and found[0].iteration == 1
+    saved = load_sealed(newest)
+    assert saved is not None and saved[0].iteration == 1 and not previous.exists()
+
+
+def test_a_full_disk_is_said_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    said = str(write_error(tmp_path / "a" / "b" / "c", 7, full))
+    assert re.search(r"cannot write 7 bytes \(No space left on device, \d+ bytes and \d+ files free\)", said)
 
 
 def test_a_checkpoint_of_another_format_is_refused_by_name(tmp_path: Path) -> None:

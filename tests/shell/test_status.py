@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dm2core.analysis.grid import Cell, expert_digest, made_digest
 from dm2core.cli import main
 from dm2core.config import Config, load_config
 from dm2core.inspection.status import Status, _time, line
@@ -68,6 +69,28 @@ def test_a_cell_that_went_silent_is_not_running(tmp_path: Path) -> None:
     os.utime(report(tmp_path, IPPO, 400), (0, 0))
     assert line(tmp_path).endswith("running: none")
     assert standing(tmp_path, IPPO).state == "stopped"
+
+
+def test_what_other_experts_are_behind_is_outdated(tmp_path: Path) -> None:
+    config, demos = smoke(tmp_path), "ippo-q50_joint-concurrent"
+    cell, name = Cell("3m", "dm2", demos, 112358), "3m/ippo/seed1"
+    card = {"map": "3m", "demos_id": demos, "sha256": "0" * 64}
+
+    def found(team: str) -> tuple[str, bool, str]:
+        for path, about in (
+            (f"experts/{name}/manifest.json", {"digest": team}),
+            (f"demos/3m/{demos}/card.json", card | {"teams": [{"digest": team}]}),
+        ):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(json.dumps(about))
+        manifest = tmp_path / "cells" / cell.path / "manifest.json"
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_text(json.dumps({"digest": made_digest(config, cell)}))
+        status = Status(config, ["demo_ablation"])
+        return status.experts[name].state, status.sets["3m", demos], status.cells[cell].state
+
+    assert found(expert_digest(config, "3m", "ippo", 1)) == ("finished", True, "finished")
+    assert found("of a longer budget") == ("outdated", False, "outdated")
 
 
 def test_a_held_lock_is_a_running_cell_however_silent_and_a_free_one_is_not(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dm2core.config import load_config
+
 from .conftest import ROOT, SMOKE, snakemake
 
 
@@ -56,6 +58,7 @@ def test_a_configuration_that_was_edited_under_its_hash_is_written_again(tmp_pat
         ("sead=1", r"smoke.yaml or --config: sead: unknown key 'sead'; did you mean 'seeds'"),
         ("eval_seed=-1", r"eval_seed: .*greater than or equal to 0"),
         ("scale=tiny", r"unknown scale 'tiny'"),
+        ('mlflow={uri: "@x"}', r"--config: not valid YAML: .*'@'"),
     ],
 )
 def test_a_typo_is_one_line_and_not_nothing_to_be_done(tmp_path: Path, override: str, message: str) -> None:
@@ -63,6 +66,14 @@ def test_a_typo_is_one_line_and_not_nothing_to_be_done(tmp_path: Path, override:
     assert outcome.code != 0
     assert re.search(message, outcome.text), outcome.text
     assert "Traceback (most recent" not in outcome.text
+
+
+def test_words_of_a_configfile_that_yaml_knows_stay_words(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("switches: {value_clip: 'off'}\nmlflow: {uri: '007'}\n")
+    assert snakemake(tmp_path, "-n", "cells", *SMOKE, str(tmp_path / "mine.yaml")).code == 0
+    (path,) = (tmp_path / "results" / "smoke" / "config").iterdir()
+    made = load_config(path)
+    assert (made.resolved_switches().value_clip, made.mlflow.uri) == ("off", "007")
 
 
 @pytest.mark.parametrize("method", ["dm2", "dm2+lr=1.0e-4", "bc_ippo+cloning.epochs=3"])

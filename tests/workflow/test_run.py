@@ -76,6 +76,11 @@ def test_a_training_setting_reruns_every_cell(smoke: Path) -> None:
     assert outcome.plan == {"train_expert": 3, "sample_demos": 4, "train_cell": 5}
 
 
+def test_the_verdict_of_finished_cells_never_trains_one(smoke: Path) -> None:
+    outcome = again(smoke, "results/smoke/verdict/verdict.md", *SMOKE, *SEED, "ppo={lr: 0.002}")
+    assert outcome.plan == {"theory": 1, "verdict": 1}
+
+
 def test_a_discriminators_setting_spares_cells_without_one(smoke: Path) -> None:
     outcome = again(smoke, "cells", *SMOKE, *SEED, "discriminator={steps: 5, episodes_per_step: 8}")
     assert outcome.plan == {"train_cell": 4}

@@ -4,8 +4,10 @@ Snakemake's `config` holds only what the command line says (--config, --configfi
 config/config.yaml by the package's own loader, which knows every key.
 """
 
+import copy
 import glob
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -15,6 +17,7 @@ import yaml
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 
 from dm2core.analysis import grid
 from dm2core.analysis.calibration import PAPER_BUFFER, calibration_cells
@@ -34,7 +37,7 @@ FILTERS = ("only_figure", "only_map", "only_method", "only_seed")
 
 
 def typed(value, nested=False):
-    """Undo that --config reads everything inside a list or mapping as text."""
+    """Undo that --config reads everything inside a list or mapping as text; yaml.YAMLError where it is no YAML."""
     if isinstance(value, dict):
         return {key: typed(item, True) for key, item in value.items()}
     if isinstance(value, list):
@@ -44,16 +47,22 @@ def typed(value, nested=False):
 
 def resolve(given):
     """Resolved config, demo_ablation's cells, and the cells under the filters; a bad key is one line."""
-    overrides = typed({key: value for key, value in given.items() if key not in FILTERS})
-    only = typed({key: value for key, value in given.items() if key in FILTERS})
     by = [str(path) for path in workflow.overwrite_configfiles]
     by += ["--config"] if workflow.config_settings.config else []
     try:
+        given = copy.deepcopy(given)
+        update_config(
+            given, typed(workflow.config_settings.config or {})
+        )  # a --configfile's values have their types
+        overrides = {key: value for key, value in given.items() if key not in FILTERS}
+        only = {key: value for key, value in given.items() if key in FILTERS}
         for key in overrides:
             if key.startswith("only_"):
                 raise ConfigError(unknown("filter", key, FILTERS))
         resolved = load_config(Path(workflow.basedir) / "config" / "config.yaml", overrides, " or ".join(by))
         return resolved, grid.cells(resolved), grid.select(grid.cells_of(resolved, only), only)
+    except yaml.YAMLError as error:
+        raise WorkflowError(f"--config: not valid YAML: {' '.join(str(error).split())}") from None
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
 
@@ -77,6 +86,7 @@ RESULTS = CONFIG.results.rstrip("/")
 CONFIG_FILE = write_config(CONFIG)
 SCRIPTS = f"{workflow.basedir}/workflow/scripts"
 ANALYSIS = f"{workflow.basedir}/dm2core/analysis"
+PAPER_CURVES = sorted(glob.glob(f"{workflow.basedir}/resources/paper_curves/*.csv"))
 
 # Cells find the resolved config and this interpreter in their environment: in a rule's params, a config that
 # differs in a key some cell never reads (one more seed) would rerun that cell. Its digest decides instead.
@@ -160,6 +170,26 @@ def figure_cards(wildcards):
 def figure_digest(wildcards):
     chosen = or_workflow_error(grid.figure_cells, CONFIG, wildcards.figure)
     return hashlib.sha256("".join(grid.cell_digest(CONFIG, cell) for cell in chosen).encode()).hexdigest()
+
+
+def figure_plan(wildcards):
+    """What a figure takes from the configuration beside its cells: panels, names of the paper's curves, notes."""
+    panels = CONFIG.figures.get(wildcards.figure, [])
+    plan = [CONFIG.scale, CONFIG.env, *(panel.model_dump() for panel in panels)]
+    return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+
+
+def finished_digest(wildcards):
+    """Hash of the manifests of all finished cells, planned or not."""
+    parts = [
+        Path(path).read_bytes() for path in sorted(glob.glob(f"{RESULTS}/cells/*/*/*/seed*/manifest.json"))
+    ]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def own_maps():
+    """The option of `dm2` that names the user's maps, where there are any."""
+    return f"--maps-file {shlex.quote(CONFIG.maps_file)}" if CONFIG.maps_file else ""
 
 
 def map_cards(wildcards):

@@ -44,7 +44,7 @@ rule plot_figure:
         ],
         script=f"{SCRIPTS}/plot_figure.py",
         code=[f"{ANALYSIS}/{name}.py" for name in ("figures", "curve_figures", "paper_curves", "switchboard")],
-        paper=f"{workflow.basedir}/resources/paper_curves",
+        paper=PAPER_CURVES,
     output:
         pdf=report(
             "figures/{figure}.pdf",
@@ -81,6 +81,7 @@ rule plot_figure:
     params:
         tables=tables_folder,
         out=out_folder,
+        plan=figure_plan,
     message:
         "Figure: figures/{wildcards.figure}"
     shell:

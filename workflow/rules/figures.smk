@@ -9,6 +9,7 @@ rule plot_demo_ablation:
         manifests=[f"{RESULTS}/tables/{name}.manifest.json" for name in CONFIG.demo_ablation.maps],
         script=f"{SCRIPTS}/plot_demo_ablation.py",
         code=[f"{ANALYSIS}/figures.py", f"{ANALYSIS}/paper_curves.py"],
+        paper=PAPER_CURVES,
     output:
         pdf=report(
             "figures/demo_ablation.pdf",

@@ -24,11 +24,12 @@ rule record_battle:
         runtime=10,
     params:
         seed=CONFIG.eval_seed,
+        maps=own_maps(),
     message:
         "Record: {wildcards.method} on {wildcards.map}"
     shell:
         "python -m dm2core replay --who {input.policy:q} --map {wildcards.map} --seed {params.seed}"
-        " --out {output.recording:q} > {log:q} 2>&1"
+        " {params.maps} --out {output.recording:q} > {log:q} 2>&1"
 
 
 rule replay_pair:
@@ -53,7 +54,10 @@ rule replay_pair:
     resources:
         mem_mb=memory,
         runtime=10,
+    params:
+        maps=own_maps(),
     message:
         "Replay: IPPO and DM2 on {wildcards.map}"
     shell:
-        "python -m dm2core replay --who {input.battles:q} --map {wildcards.map} --out {output.gif:q} > {log:q} 2>&1"
+        "python -m dm2core replay --who {input.battles:q} --map {wildcards.map} {params.maps} --out {output.gif:q}"
+        " > {log:q} 2>&1"

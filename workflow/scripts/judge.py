@@ -118,7 +118,12 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame | None:
     """A CSV with these columns; None if there is no such file."""
     if not path.is_file():
         return None
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:  # empty, or lines of different lengths
+        raise DataError(
+            f"{path}: is no CSV ({' '.join(str(error).split())}); it needs {', '.join(columns)}"
+        ) from None
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}; it needs {', '.join(columns)}")
