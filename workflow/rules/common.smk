@@ -199,6 +199,11 @@ def map_cards(wildcards):
     ]
 
 
+def curves_folder(wildcards, input):
+    """Folder of the paper's curves."""
+    return os.path.dirname(input.paper[0])
+
+
 def out_folder(wildcards, output):
     """Folder a command writes to."""
     return os.path.dirname(output[0])

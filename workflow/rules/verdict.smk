@@ -45,7 +45,7 @@ rule verdict:
         runtime=10,
     params:
         out=out_folder,
-        paper=f"{workflow.basedir}/resources/paper_curves",
+        paper=curves_folder,
         # Not inputs: asking for the verdict must never start training. New results, and another plan, change these.
         cells=finished_digest,
         plan=Path(CONFIG_FILE).stem,
