@@ -122,15 +122,16 @@ def load_demos(path: Path, cell: CellConfig | None = None, spec: EnvSpec | None 
 def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
     """The arrays of an npz file; nothing is unpickled, and what is read is as large as it says and not suspiciously so.
 
-    A few hundred kilobytes can unpack to gigabytes: a member whose size its packed bytes do not warrant is refused
-    before it is unpacked.
+    A few hundred kilobytes can unpack to gigabytes: a file whose size its packed bytes do not warrant is refused before
+    anything is unpacked.
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            for member in archive.infolist():
-                if member.file_size > BOMB_BYTES and member.file_size > BOMB_RATIO * member.compress_size:
-                    sizes = f"{member.compress_size} to {member.file_size} bytes"
-                    raise DataError(f"{file}: refused, {member.filename} unpacks from {sizes}")
+            members = archive.infolist()
+            packed, whole = sum(m.compress_size for m in members), sum(m.file_size for m in members)
+            if whole > BOMB_BYTES and whole > BOMB_RATIO * packed:
+                raise DataError(f"{file}: refused, it unpacks from {packed} to {whole} bytes")
+            for member in members:
                 with archive.open(member) as stream:
                     _check_header(stream, member.file_size)
         with np.load(file, allow_pickle=False) as arrays:

@@ -139,6 +139,10 @@ def battle_of(map_name: str, who: str, seed: int, index: int, *, greedy: bool = 
     recording = Recording.load(Path(who))
     if recording.map_name != map_name:
         raise ConfigError(f"--who {who}: was recorded on {recording.map_name}, not on {map_name}")
+    scenario = load_scenario(map_name)
+    there, held = scenario.n_agents + scenario.n_enemies, recording.raw.shape[1]
+    if held != there or not ((recording.targets >= -1) & (recording.targets < there)).all():
+        raise DataError(f"{who}: of {held} units, {map_name} has {there}: another version of it, or damaged")
     return recording
 
 

@@ -51,6 +51,8 @@ def parallel_env(
     _one_of("render_mode", render_mode, (None, "rgb_array"))
     for name in options:
         _one_of("option", name, tuple(field.name for field in dataclasses.fields(Options)))
+    if maps_file is not None and not isinstance(map_name, str):
+        raise ValueError("maps_file: a scenario is given, which needs none")
     scenario = load_scenario(map_name, maps_file) if isinstance(map_name, str) else map_name
     return SmacParallelEnv(
         BattleSim(scenario, 1, Options(**options)),
@@ -67,11 +69,11 @@ def _one_of(what: str, value: str | None, allowed: tuple[str | None, ...]) -> No
         raise ValueError(f"{what} {value!r} is unknown; known: {', '.join(map(str, allowed))}")
 
 
-def _whole(agent: str, action: Any) -> int:
+def _whole(what: str, value: Any) -> int:
     try:
-        return operator.index(action)
+        return operator.index(value)
     except TypeError:
-        raise ValueError(f"{agent}: action {action!r} is no integer") from None
+        raise ValueError(f"{what} {value!r} is no integer") from None
 
 
 class SmacParallelEnv(ParallelEnv):  # type: ignore[type-arg]
@@ -122,12 +124,13 @@ class SmacParallelEnv(ParallelEnv):  # type: ignore[type-arg]
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Start a battle. A seed starts its sequence of battles anew; without one the next of the sequence begins.
 
-        ValueError if the seed is negative.
+        ValueError if the seed is negative, or no integer.
         """
         if seed is not None:
-            if seed < 0:
+            number = _whole("seed:", seed)
+            if number < 0:
                 raise ValueError(f"seed: {seed} is negative")
-            self._seed, self._battle = int(seed), 0
+            self._seed, self._battle = number, 0
         elif self._seed is None:
             self._seed = secrets.randbits(62)
         self.sim.reset(battle_keys(self._seed, "pettingzoo", self._battle, 1))
@@ -168,16 +171,20 @@ class SmacParallelEnv(ParallelEnv):  # type: ignore[type-arg]
         """Actions [A] of the whole team, and who asked for an illegal one."""
         if set(actions) != set(self.agents):
             raise ValueError(
-                f"actions must be given for {', '.join(self.agents) or 'nobody: the battle is over, call reset'}; "
+                f"actions must be given for {', '.join(self.agents) or 'nobody: no battle is under way, call reset'}; "
                 f"got {', '.join(map(str, actions)) or 'none'}"
             )
         legal = self.sim.avail_actions[0]
         joint = np.where(self.sim.alive[0], STOP, NO_OP)
         illegal = set()
         for agent, given in actions.items():
-            i, action = self._id(agent), _whole(agent, given)
-            if self._strict or (0 <= action < legal.shape[1] and legal[i, action]):
+            i, action = self._id(agent), _whole(f"{agent}: action", given)
+            if 0 <= action < legal.shape[1] and (self._strict or legal[i, action]):
                 joint[i] = action
+            elif self._strict:
+                raise ValueError(
+                    f"battle 0, agent {i}: action {action} is not available"
+                )  # int64 may not hold it
             else:
                 illegal.add(agent)
         return joint, illegal

@@ -136,10 +136,12 @@ def known_maps() -> list[str]:
 def add_maps(path: str | Path) -> list[str]:
     """Make the maps and unit types of a user's file known to this process; the names of its maps.
 
-    Shipped names cannot be redefined; a name of an earlier file, or of this one read before, is replaced. ConfigError
-    (one line: file, key, what is expected) if the file cannot be used; nothing has changed then.
+    Shipped names cannot be redefined; a name of an earlier file, or of this one read before, is replaced, but not if
+    that changes another file's map. ConfigError (one line: file, key, what is expected) if the file cannot be used;
+    nothing has changed then.
     """
     new = read_map_file(Path(path), _shipped())
+    others = {name: user_map_sha256(name) for name in _own["maps"] if name not in new["maps"]}
     before = {section: dict(rows) for section, rows in _own.items()}
     for section, rows in new.items():
         _own[section].update(rows)
@@ -148,6 +150,11 @@ def add_maps(path: str | Path) -> list[str]:
         for name in new["maps"]:
             _check_start(_load(name), f"{path}: maps.{name}")
             _check_weapons(_load(name), str(path))
+        for name, sha256 in others.items():
+            if user_map_sha256(name) != sha256:
+                raise ConfigError(
+                    f"{path}: a unit or terrain of {name}, another file's map, is another here: rename"
+                )
     except ConfigError:
         _own.update(before)
         _forget()

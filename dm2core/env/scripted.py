@@ -244,7 +244,7 @@ def with_noise(policy: Policy, share: float, rng: np.random.Generator) -> Policy
 
 def random_legal(seed: int) -> Policy:
     """Uniform over the legal actions; every call draws anew, so one policy serves one run."""
-    counter = [np.uint64(seed)]
+    counter = [np.uint64(seed & (2**64 - 1))]
 
     def policy(env: BattleSim, battles: I64) -> I64:
         out = np.empty((battles.size, env.spec.n_agents), dtype=np.int64)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dm2core.env import battle, observe
+from dm2core.env.listed import listed_actions, listed_battles
 from dm2core.env.scenario import Scenario, UnitType, load_scenario, smac_units
 from dm2core.env.smac.settings import Smac
 from dm2core.env.smac.vector import SmacEnv
@@ -58,6 +59,12 @@ def _encoding(scenario: Scenario, options: observe.Options) -> tuple[observe.Enc
     shield_ally = any(u.race == "protoss" for u in scenario.allies)
     shield_enemy = any(u.race == "protoss" for u in scenario.enemies)
     max_reward = scenario.n_enemies * options.reward_death_value + options.reward_win
+    max_reward = sum((u.health + u.shield for u in scenario.enemies), start=max_reward)
+    if options.reward_scale and max_reward <= 0.0:
+        raise ValueError(
+            f"reward_win and reward_death_value make {max_reward:g} the most to be had on {scenario.name}, "
+            "which rewards are divided by; it must be above 0"
+        )
     encoding = observe.make_encoding(
         scenario.name,
         n_agents=scenario.n_agents,
@@ -67,7 +74,7 @@ def _encoding(scenario: Scenario, options: observe.Options) -> tuple[observe.Enc
         shield_enemy=shield_enemy,
         episode_limit=scenario.episode_limit,
         pathing=scenario.pathing(),
-        max_reward=sum((u.health + u.shield for u in scenario.enemies), start=max_reward),
+        max_reward=max_reward,
         options=options,
     )
     # SMAC numbers ally types in the order of their custom ids, enemy types in the order of the stock ids.
@@ -127,7 +134,8 @@ class BattleSim:
         self.reset_battles(keys, self._all)
 
     def reset_battles(self, keys: NDArray[np.uint64], battles: NDArray[np.int64]) -> None:
-        """Start the listed battles ([b]) anew, battles[n] from keys[n] ([b] uint64)."""
+        """Start the listed battles ([b], distinct) anew, battles[n] from keys[n] ([b] uint64)."""
+        keys, battles = np.asarray(keys), listed_battles(battles)
         if keys.shape != battles.shape or keys.dtype != np.uint64:
             raise ValueError(f"keys must be uint64 of shape {battles.shape}, got {keys.dtype} {keys.shape}")
         bad = battle.begin(
@@ -140,11 +148,9 @@ class BattleSim:
 
     def step(self, actions: NDArray[np.int64], battles: NDArray[np.int64]) -> Step:
         """Advance the battles listed in `battles` ([b], distinct) by `actions` ([b, A])."""
-        actions = np.ascontiguousarray(actions, dtype=np.int64)
-        battles = np.ascontiguousarray(battles, dtype=np.int64)
+        battles = listed_battles(battles)
         count = battles.size
-        if actions.shape != (count, self.spec.n_agents):
-            raise ValueError(f"actions must have shape {(count, self.spec.n_agents)}, got {actions.shape}")
+        actions = listed_actions(actions, count, self.spec.n_agents)
         bad = self._advance(actions, battles, observe.GAME_LOOPS)
         if bad <= -2:
             raise self._no_battle(battles[-2 - bad])
@@ -189,7 +195,8 @@ class BattleSim:
     def state(self) -> NDArray[np.float32]:
         """Global state [B, S], a view that the next call rewrites."""
         if self.encoding.options.obs_instead_of_state:
-            return self.obs.reshape(self.num_battles, -1)
+            self._state[:] = self.obs.reshape(self.num_battles, -1)
+            return self._state
         e = self.encoding
         observe.encode_state(
             self.raw, self._last_action, self._steps, self._table, e.sizes, e.ground, self._state
@@ -216,7 +223,7 @@ class BattleSim:
         self._encode(battles)
 
     def _listed(self, battles: NDArray[np.int64]) -> NDArray[np.int64]:
-        battles = np.ascontiguousarray(battles, dtype=np.int64)
+        battles = listed_battles(battles)
         for number in battles:
             if not 0 <= number < self.num_battles:
                 raise self._no_battle(number)

@@ -276,7 +276,24 @@ def read_episodes(file: IO[bytes], memory: int) -> list[tuple[np.ndarray, np.nda
         raise Refused("it holds no list of episodes")
     if len(outer.items) > MAX_EPISODES:
         raise Refused(f"{len(outer.items)} episodes, more than {MAX_EPISODES}")
-    return [_episode(number, item) for number, item in enumerate(outer.items)]
+    episodes: list[tuple[np.ndarray, np.ndarray]] = []
+    shown: set[int] = set()
+    total = 0
+    for number, item in enumerate(outer.items):
+        _check_new(number, item, shown)
+        episodes.append(_episode(number, item))
+        total += sum(array.nbytes for array in episodes[-1])
+        if total > memory:
+            raise Refused(f"its episodes take more than the {memory:,} bytes allowed (--memory)")
+    return episodes
+
+
+def _check_new(number: int, item: Any, shown: set[int]) -> None:
+    """A pickle can name one tensor for any number of episodes: a kilobyte, and gigabytes when they are listed."""
+    for tensor in item.values() if type(item) is dict else ():
+        if type(tensor) is _Numbers and id(tensor) in shown:
+            raise Refused(f"episode {number}: its tensor is another one's, too")
+        shown.add(id(tensor))
 
 
 def _check_header(stream: IO[bytes]) -> None:
@@ -310,9 +327,13 @@ def _episode(number: int, item: Any) -> tuple[np.ndarray, np.ndarray]:
         raise Refused(
             f"episode {number}: obs are {obs.dtype}, actions {actions.dtype}; floats and integers are needed"
         )
-    if not np.isfinite(obs).all():
+    if obs.shape[1] < 2:
+        raise Refused(f"episode {number}: a single row, where a step has two")
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(obs[0], dtype="<f4")
+    if not np.isfinite(rows).all():
         raise Refused(f"episode {number}: an observation is not finite")
-    return np.ascontiguousarray(obs[0], dtype="<f4"), np.ascontiguousarray(actions[0, :, 0], dtype="<i8")
+    return rows, np.ascontiguousarray(actions[0, :, 0], dtype="<i8")
 
 
 def _main(memory: int, seconds: int) -> None:

@@ -143,6 +143,8 @@ def read_published(file: Path, memory: int) -> Published:
     try:
         assert process.stdout is not None and process.stderr is not None
         found = _receive(process.stdout, memory)
+        if found is None:
+            process.kill()  # it may wait for its output to be read; one that has refused has said why and is gone
         said = process.stderr.read(1000).decode(errors="replace").strip()
         code = process.wait()
     finally:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from dm2core.env import battle
+from dm2core.env.observe import Options
 from dm2core.env.scenario import load_scenario
 from dm2core.env.scripted import attack_nearest, focus_fire, hide, kite, play, random_legal
 from dm2core.env.vector import BattleSim
@@ -208,3 +211,50 @@ def test_the_terminal_observation_stays() -> None:
     assert (env.obs[live][dead] == 0).all() and env.avail_actions[live][dead][:, 0].all()
     ended = np.concatenate([s.terminated | s.truncated for _, _, s in steps])
     assert ended.sum() == 8 and not any((s.terminated & s.truncated).any() for _, _, s in steps)
+
+
+@pytest.mark.parametrize(
+    ("battles", "message"),
+    [
+        (np.ones(3, dtype=bool), "battles must be integers, got bool"),
+        ([0.0, 1.0, 2.7], "battles must be integers, got float64"),
+        ([0, 2, 0], r"battles must be distinct, got \[0, 2, 0\]"),
+        ([[0, 1, 2]], "battles must be a list of numbers"),
+        ([0, 1, 3], "there is no battle 3"),
+    ],
+)
+def test_battles_are_named_by_their_numbers(battles: Any, message: str) -> None:
+    env = BattleSim("3m", 3)
+    env.reset(battle_keys(1, "x", 0, 3))
+    before = env.save()
+    actions = np.ones((3, 3), dtype=np.int64)
+    for call in (
+        lambda: env.step(actions, battles),
+        lambda: env.reset_battles(battle_keys(1, "x", 0, 3), battles),
+        lambda: env.save(battles),
+        lambda: env.restore(before, battles),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(ValueError, match="actions must be integers, got float64"):
+        env.step(actions + 0.9, [0, 1, 2])
+    with pytest.raises(ValueError, match="keys must be uint64 of shape"):
+        env.reset([1, 2, 3])
+    assert all((env.save()[name] == before[name]).all() for name in before)
+    env.step(actions.tolist(), [2, 0, 1])  # lists are as good as arrays
+
+
+def test_a_state_is_rewritten_by_the_next_call_alone_whatever_it_is_made_of() -> None:
+    for options in (Options(), Options(obs_instead_of_state=True)):
+        env = BattleSim("3m", 1, options)
+        env.reset(battle_keys(1, "x", 0, 1))
+        first = env.state()
+        kept = first.copy()
+        env.step([[4, 1, 2]], [0])
+        assert (first == kept).all() and (env.state() != kept).any()
+
+
+def test_rewards_that_nothing_can_be_divided_by_are_refused() -> None:
+    with pytest.raises(ValueError, match="make 0 the most to be had on 3m"):
+        BattleSim("3m", 1, Options(reward_win=-165.0))
+    BattleSim("3m", 1, Options(reward_win=-165.0, reward_scale=False))

@@ -138,7 +138,7 @@ def test_illegal_actions_stop_or_raise() -> None:
 
 def test_actions_are_needed_of_all_agents_and_of_nobody_else() -> None:
     env = parallel_env("3m")
-    with pytest.raises(ValueError, match="the battle is over, call reset"):
+    with pytest.raises(ValueError, match="no battle is under way, call reset"):
         env.step({"agent_0": 1})
     env.reset(seed=1)
     with pytest.raises(ValueError, match="actions must be given for agent_0, agent_1, agent_2; got agent_0"):
@@ -167,6 +167,14 @@ def test_an_action_is_an_integer(wrong: Any, illegal: str) -> None:
 
 
 def test_seeds_are_not_negative() -> None:
+    with pytest.raises(ValueError, match=r"seed: 1\.7 is no integer"):
+        parallel_env("3m").reset(seed=1.7)  # type: ignore[arg-type]
+    strict = parallel_env("3m", illegal_actions="raise")
+    strict.reset(seed=1)
+    with pytest.raises(ValueError, match=f"agent 0: action {2**70} is not available"):
+        strict.step(dict.fromkeys(strict.agents, 2**70))
+    with pytest.raises(ValueError, match="maps_file: a scenario is given"):
+        parallel_env(strict.scenario, maps_file="none.yaml")
     with pytest.raises(ValueError, match="seed: -1 is negative"):
         parallel_env("3m").reset(seed=-1)
 

@@ -102,6 +102,21 @@ def test_a_map_of_ones_own_is_played(file: Path) -> None:
     assert single.action_space("agent_0").n == 10 and single.scenario.sha256() == own.sha256()
 
 
+def test_another_file_cannot_change_the_map_of_the_first(file: Path) -> None:
+    own = load_scenario(NAME, file)
+    other = file.with_name("other.yaml")
+    other.write_text(
+        changed("units", "ling", health=500).replace(f"{NAME}:", "lane_of_mine:"), encoding="utf-8"
+    )
+    with pytest.raises(
+        ConfigError, match=f"a unit or terrain of {NAME}, another file's map, is another here"
+    ):
+        add_maps(other)
+    assert load_scenario(NAME).sha256() == own.sha256() and "lane_of_mine" not in known_maps()
+    file.write_text(changed("units", "ling", health=500), encoding="utf-8")
+    assert load_scenario(NAME, file).enemies[0].health == 500  # its own file may
+
+
 def test_times_and_speeds_are_per_second(file: Path) -> None:
     ling = load_scenario(NAME, file).enemies[0]
     assert (ling.period, ling.speed) == (0.696 * 16, 2.9531 / 16)

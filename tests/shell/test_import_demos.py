@@ -10,6 +10,8 @@ import pickle  # unsafe on purpose: writes files as the released code does, and 
 import re
 import struct
 import sys
+import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -263,8 +265,16 @@ def not_finite() -> dict[str, torch.Tensor]:
     return episode
 
 
+def too_large_for_float32() -> dict[str, torch.Tensor]:
+    episode = good()
+    episode["obs"] = episode["obs"].double()
+    episode["obs"][0, 2, 3] = 1e300
+    return episode
+
+
 REBUILD = torch._utils._rebuild_tensor_v2
-CANARY = "touch canary"
+SONG = Path(tempfile.gettempdir()) / f"dm2-canary-{os.getpid()}"  # for the decoder, too, which works in /
+CANARY = f"touch {SONG}"
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "os.system": (saved(Calls(os.system, CANARY)), r"asks for '(posix|nt)'\.'system'"),
     "a call of eval": (saved(Calls(eval, f"__import__('os').system('{CANARY}')")), "asks for 'builtins'"),
@@ -316,6 +326,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "one bit flipped": (flipped, "not an intact npz"),
     "wrong shapes": (saved({**good(), "actions": torch.zeros(1, 3, 1, dtype=torch.long)}), r"not \[1, L\+1, O\]"),
     "NaN": (saved(not_finite()), "not finite"),
+    "1e300": (saved(too_large_for_float32()), "not finite"),
+    "a row": (saved({key: value[:, :1] for key, value in good().items()}), "a single row"),
     "text for a tensor": (saved({**good(), "obs": "text"}), "not both tensors"),
     "an object array for a tensor": (saved({**good(), "obs": objects(1, 2)}), "not both tensors"),
     "another dictionary": (saved({"states": good()["obs"]}), "not a dictionary of obs and actions"),
@@ -340,8 +352,32 @@ def test_any_other_file_is_refused_in_one_line_and_runs_nothing(
     assert len(said.splitlines()) == 1, said
     assert re.search(words, said), said
     assert "agent_1.npz" in said
-    assert not (tmp_path / "canary").exists()
+    assert not SONG.exists()
     assert not (tmp_path / "set").exists()
+
+
+def test_the_canary_sings_where_it_is_run() -> None:
+    pickle.loads(pickle.dumps(Calls(os.system, CANARY)))
+    assert SONG.exists()
+    SONG.unlink()
+
+
+def test_a_kilobyte_that_stands_for_gigabytes_is_refused_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One episode, shown six hundred times; and one too large to be sent, whose decoder must not wait for a reader."""
+    files = write(tmp_path, team((5,)))
+    shared = {"obs": torch.zeros(1, 1000, 30), "actions": torch.zeros(1, 1000, 1, dtype=torch.int64)}
+    began = time.monotonic()
+    for episodes, words in (
+        ([shared] * 600, "its tensor is another one's"),
+        ([shared], "more than the 65,536"),
+    ):
+        files[1].unlink()
+        saved(*episodes)(files[1])
+        assert run(files, tmp_path / "set", "--memory", str(2**16 / 2**30 if len(episodes) == 1 else 1)) == 65
+        assert words in capfd.readouterr().err
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder", "loop", "missing"])

@@ -119,6 +119,15 @@ def test_manifests_name_their_digest_and_one_thread(smoke: Path) -> None:
     manifests = list((smoke / "results" / "smoke").rglob("seed*/manifest.json"))
     digests = {json.loads(path.read_text())["digest"] for path in manifests}
     assert len(manifests) == len(digests) == 8
+    for path in manifests:
+        numerics = read_manifest(path).numerics
+        assert set(numerics) == {
+            *("torch", "numpy", "numba", "simulator", "threads", "cpu_capability", "processor", "mkl_cbwr"),
+            *("machine", "system", "device"),
+        }
+        assert (numerics["threads"], numerics["device"]) == ("1", "cpu") and all(
+            numerics[name] for name in numerics if name != "mkl_cbwr"
+        )
 
 
 def test_scripts_run_without_snakemake_and_draw_the_same_bytes(smoke: Path, tmp_path: Path) -> None:

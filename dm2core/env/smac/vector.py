@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from dm2core.env.listed import listed_actions, listed_battles
 from dm2core.env.observe import GAME_LOOPS, Encoding
 from dm2core.env.smac import preflight
 from dm2core.env.smac.link import Sizes
@@ -75,7 +76,8 @@ class SmacEnv:
         self.reset_battles(keys, np.arange(self.num_battles))
 
     def reset_battles(self, keys: NDArray[np.uint64], battles: NDArray[np.int64]) -> None:
-        """Give each listed battle ([b]) a game in which it begins. A game that fails over it is replaced."""
+        """Give each listed battle ([b], distinct) a game in which it begins. A game that fails over it is replaced."""
+        keys, battles = np.asarray(keys), listed_battles(battles)
         if keys.shape != battles.shape or keys.dtype != np.uint64:
             raise ValueError(f"keys must be uint64 of shape {battles.shape}, got {keys.dtype} {keys.shape}")
         for battle in battles.tolist():
@@ -107,10 +109,9 @@ class SmacEnv:
 
     def step(self, actions: NDArray[np.int64], battles: NDArray[np.int64]) -> Step:
         """Advance the battles listed in `battles` ([b], distinct, under way) by `actions` ([b, N])."""
-        actions, battles = np.asarray(actions, dtype=np.int64), np.asarray(battles, dtype=np.int64)
+        battles = listed_battles(battles)
         count, n = battles.size, self.spec.n_agents
-        if actions.shape != (count, n):
-            raise ValueError(f"actions must have shape {(count, n)}, got {actions.shape}")
+        actions = listed_actions(actions, count, n)
         for k, battle in enumerate(battles.tolist()):
             if battle not in self._at:
                 raise ValueError(f"battle {battle} is not under way; reset it first")
