@@ -47,7 +47,7 @@ def in_files(config: Config) -> pd.DataFrame:
     for path in sorted(Path(config.results).glob("cells/*/*/*/*/metrics.parquet")):
         name = path.parent.relative_to(Path(config.results) / "cells").as_posix()
         rows = pd.read_parquet(path)
-        cell = json.loads(path.with_name("manifest.json").read_text())["config"]  # type: ignore[union-attr]
+        cell = json.loads(path.with_name("manifest.json").read_text())["config"]
         both = pd.concat([rows, due(rows, cell["eval_every"], cell["env_steps"])])
         parts.append(both.assign(name=name))
     return pd.concat(parts).rename(columns={"env_steps": "step"})
