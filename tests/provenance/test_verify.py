@@ -246,7 +246,7 @@ def test_a_changed_input_manifest_is_refused(tree: Path, tmp_path: Path) -> None
         re.sub(r'"seal": "\w+",?', "", edited),
     ):
         copy.write_text(spoilt)
-        with pytest.raises(DataError, match=r"its seal does not fit|not a manifest"):
+        with pytest.raises(DataError, match="its seal does not fit"):
             Job("table", "", [copy])
 
 
