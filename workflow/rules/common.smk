@@ -51,9 +51,8 @@ def resolve(given):
     by += ["--config"] if workflow.config_settings.config else []
     try:
         given = copy.deepcopy(given)
-        update_config(
-            given, typed(workflow.config_settings.config or {})
-        )  # a --configfile's values have their types
+        # A --configfile's values have their types.
+        update_config(given, typed(workflow.config_settings.config or {}))
         overrides = {key: value for key, value in given.items() if key not in FILTERS}
         only = {key: value for key, value in given.items() if key in FILTERS}
         for key in overrides:
@@ -172,6 +171,12 @@ def figure_digest(wildcards):
     return hashlib.sha256("".join(grid.cell_digest(CONFIG, cell) for cell in chosen).encode()).hexdigest()
 
 
+def files_digest(pattern):
+    """Hash of all files of a pattern."""
+    parts = [Path(path).read_bytes() for path in sorted(glob.glob(pattern))]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def figure_plan(wildcards):
     """What a figure takes from the configuration beside its cells: panels, names of the paper's curves, notes."""
     panels = CONFIG.figures.get(wildcards.figure, [])
@@ -181,10 +186,7 @@ def figure_plan(wildcards):
 
 def finished_digest(wildcards):
     """Hash of the manifests of all finished cells, planned or not."""
-    parts = [
-        Path(path).read_bytes() for path in sorted(glob.glob(f"{RESULTS}/cells/*/*/*/seed*/manifest.json"))
-    ]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    return files_digest(f"{RESULTS}/cells/*/*/*/seed*/manifest.json")
 
 
 def own_maps():
@@ -321,8 +323,7 @@ def buffer_digest(wildcards):
 
 def calibrated_digest(wildcards):
     """Hash of the calibration tables there are."""
-    parts = [Path(path).read_bytes() for path in sorted(glob.glob("results/reference/simulator/ippo*.csv"))]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    return files_digest("results/reference/simulator/ippo*.csv")
 
 
 # The real game's share: a step runs some games beside its one thread. Memory and speed of a game are assumed.
